@@ -1,0 +1,24 @@
+"""man_zoo: supervised local learning with momentum auxiliary networks, as timm models.
+
+Importing it registers the zoo with timm.
+"""
+
+from . import backbones as backbones  # registers the CIFAR ResNets
+from .local_block import LocalBlock
+from .local_model import LocalModel
+from .localize import localize
+from .registry import register
+from .spec import LocalSpec, list_methods
+from .step import LocalOutput, local_step
+
+__version__ = "0.1.0"
+__all__ = [
+    "LocalBlock",
+    "LocalModel",
+    "LocalOutput",
+    "LocalSpec",
+    "list_methods",
+    "local_step",
+    "localize",
+    "register",
+]

@@ -1,0 +1,77 @@
+"""AugLocal: auxiliaries built like the network that follows (Ma et al., ICLR 2024).
+
+Auxiliary j has d_j units of the backbone's own type, with the widths found at d_j positions spread
+evenly over the units after block j. Its parameters are its own; nothing is shared. Depth falls
+linearly over the blocks, and the last d + 1 units of the network train together.
+"""
+
+import torch.nn as nn
+from torch import Tensor
+
+from .site import Site
+
+
+class AugLocalHead(nn.Module):
+    """A small network of the backbone's kind, trained by the task loss.
+
+    Args:
+        site: Where the head stands.
+        aux_depth: Units of the first auxiliary, d.
+        pyramid_coeff: How far depth falls from the first auxiliary to the last, c.
+
+    Raises:
+        ValueError: If the backbone's family cannot build new units.
+    """
+
+    def __init__(self, site: Site, *, aux_depth: int = 2, pyramid_coeff: float = 0.5) -> None:
+        super().__init__()
+        if site.units.build is None:
+            raise ValueError("auglocal cannot build units of this family; ResNets and ViTs work.")
+        depth = _depth(site, aux_depth, pyramid_coeff)
+        widths = _spread_widths(site, depth)
+        layers = _units(site, widths)
+        # Pooling and flattening are two layers of the published sequence, one view here.
+        self.features = nn.Sequential(*layers)
+        norm = [site.norm1d(widths[-1])] if depth <= 1 else []
+        self.classifier = nn.Sequential(*norm, nn.Linear(widths[-1], site.num_classes))
+        self.to_vector = site.layout.to_vector
+        self.criterion = site.criterion
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits ``(B, classes)`` of features in the backbone's own layout."""
+        return self.classifier(self.to_vector(self.features(features)))
+
+    def forward(self, features: Tensor, target: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Local loss (a scalar) and logits ``(B, classes)``."""
+        logits = self.classify(features)
+        return self.criterion(logits, target), logits
+
+
+def final_cuts(cuts: tuple[int, ...], units: int, aux_depth: int = 2, **_) -> tuple[int, ...]:
+    """The cuts that remain when the last ``aux_depth + 1`` units train as the final block."""
+    return tuple(cut for cut in cuts if cut < units - aux_depth - 1)
+
+
+def _depth(site: Site, aux_depth: int, coeff: float) -> int:
+    fallen = site.index * coeff / max(site.count - 1, 1)
+    depth = max(1, round(aux_depth * (1 - fallen) + fallen))
+    return min(depth, len(site.units) - 1 - site.position)
+
+
+def _spread_widths(site: Site, depth: int) -> list[int]:
+    last = len(site.widths) - 1
+    step = (last - site.position) / depth
+    return [site.widths[round(site.position + step * i)] for i in range(1, depth + 1)]
+
+
+def _units(site: Site, widths: list[int]) -> list[nn.Module]:
+    """New units of the given widths: stride 2 where the width doubles, twice where it quadruples."""
+    units, channels, halve_again = [], site.channels, False
+    for width in widths:
+        stride = 2 if width >= 2 * channels or halve_again else 1
+        halve_again = width >= 4 * channels
+        unit = site.units.build(site.units.modules[site.position + 1], channels, width, stride)
+        site.units.init(unit)
+        units.append(unit)
+        channels = width
+    return units

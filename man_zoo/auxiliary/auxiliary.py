@@ -1,0 +1,34 @@
+"""An auxiliary: a momentum unit or nothing, then a base method's head."""
+
+from torch import Tensor, nn
+
+from .momentum import MomentumUnit
+
+
+class Auxiliary(nn.Module):
+    """Local loss and early exit of one block: ``head(momentum(h))``.
+
+    Args:
+        head: A base method's head.
+        momentum: MAN's momentum unit in front of it, if any.
+    """
+
+    def __init__(self, head: nn.Module, momentum: MomentumUnit | None = None) -> None:
+        super().__init__()
+        self.momentum = nn.Identity() if momentum is None else momentum
+        self.head = head
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether the local loss looks at the un-normalised image."""
+        return getattr(self.head, "needs_image", False)
+
+    def forward(
+        self, features: Tensor, target: Tensor, image: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Local loss (a scalar) and logits ``(B, classes)``, ``None`` where the head has none."""
+        return self.head(self.momentum(features), target, image)
+
+    def classify(self, features: Tensor) -> Tensor | None:
+        """The head's logits alone."""
+        return self.head.classify(self.momentum(features))

@@ -1,0 +1,79 @@
+"""All auxiliaries of a split network, from its spec."""
+
+from collections.abc import Callable
+
+import torch
+from timm.layers import Format
+from torch import Tensor, nn
+
+from ..families import Units, init_convolutions, unit_shapes
+from ..spec import LocalSpec
+from . import METHODS
+from .auxiliary import Auxiliary
+from .momentum import MomentumUnit, first_units
+from .site import Site
+
+
+def build_auxiliaries(
+    backbone: nn.Module,
+    units: Units,
+    cuts: tuple[int, ...],
+    spec: LocalSpec,
+    input_size: tuple[int, int, int],
+    num_classes: int,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+) -> list[Auxiliary]:
+    """One auxiliary for each block but the last.
+
+    Args:
+        backbone: A timm model.
+        units: Its units.
+        cuts: Index of the last unit of blocks 1 .. K-1.
+        spec: Method and settings.
+        input_size: ``(channels, height, width)`` of the image.
+        num_classes: Classes of the task.
+        criterion: Classification loss.
+    """
+    shapes = unit_shapes(backbone, input_size)
+    widths = tuple(_channels(shape, units) for shape in shapes)
+    auxiliaries = []
+    for j, cut in enumerate(cuts):
+        momentum, position = None, cut
+        if spec.momentum is not None:
+            source = next_units(units, cuts, j, spec)
+            position = cut + len(source)
+            momentum = MomentumUnit(source, spec.momentum, units, widths[position])
+        site = Site(
+            index=j,
+            count=len(cuts),
+            channels=widths[position],
+            size=_map_size(shapes[position], units),
+            layout=units.layout,
+            image_size=input_size[1:],
+            image_channels=input_size[0],
+            num_classes=num_classes,
+            units=units,
+            position=position,
+            widths=widths,
+            norm=spec.head_norm,
+            criterion=criterion,
+        )
+        head = METHODS[spec.base](site, **spec.head_settings)
+        init_convolutions(head)
+        auxiliaries.append(Auxiliary(head, momentum))
+    return auxiliaries
+
+
+def next_units(units: Units, cuts: tuple[int, ...], j: int, spec: LocalSpec) -> nn.Sequential:
+    """The units of the block after block ``j`` that MAN copies into block j's auxiliary."""
+    end = cuts[j + 1] if j + 1 < len(cuts) else len(units) - 1
+    return first_units(units, cuts[j], spec.momentum.momentum_units, end)
+
+
+def _channels(shape: torch.Size, units: Units) -> int:
+    return shape[1] if units.layout.format is Format.NCHW else shape[-1]
+
+
+def _map_size(shape: torch.Size, units: Units) -> tuple[int, int]:
+    height, width = units.layout.to_map(torch.empty(shape, device="meta")).shape[2:]
+    return height, width

@@ -1,0 +1,81 @@
+"""DGL: decoupled greedy learning with an MLP-SR head (Belilovsky et al., arXiv 1901.08164).
+
+The head averages the features down, mixes channels with 1x1 convolutions and classifies. The
+wide head is the one in the release of MAN++ (arXiv 2507.16279).
+"""
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..messages import unknown
+from .site import Site
+
+
+class DGLHead(nn.Module):
+    """A classifier on the features, trained by the task loss.
+
+    Args:
+        site: Where the head stands.
+        head: ``"narrow"`` (MLP-SR, as in the DGL paper), ``"wide"`` (as in the MAN++ release) or
+            ``"token"`` (LayerNorm and linear on the class token, as MAN++ uses on ViT).
+        width: Channels of the wide head.
+    """
+
+    def __init__(self, site: Site, *, head: str = "narrow", width: int = 128) -> None:
+        super().__init__()
+        if head not in HEADS:
+            raise unknown("head", head, HEADS)
+        self.view, self.classifier = HEADS[head](site, width)
+        self.criterion = site.criterion
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits ``(B, classes)`` of features in the backbone's own layout."""
+        return self.classifier(self.view(features))
+
+    def forward(self, features: Tensor, target: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Local loss (a scalar) and logits ``(B, classes)``."""
+        logits = self.classify(features)
+        return self.criterion(logits, target), logits
+
+
+def _narrow(site: Site, width: int):
+    channels, reduced = site.channels, math.ceil(site.size[0] / 4)
+    pooled = min(reduced, 2)
+    features = channels * pooled**2
+    layers: list[nn.Module] = [nn.AdaptiveAvgPool2d(reduced)]
+    for _ in range(3):
+        layers += [nn.Conv2d(channels, channels, 1, bias=False), site.norm2d(channels), nn.ReLU(True)]
+    layers += [nn.AdaptiveAvgPool2d(pooled), nn.Flatten()]
+    for _ in range(2):
+        layers += [nn.Linear(features, features, bias=False), site.norm1d(features), nn.ReLU(True)]
+    layers += [nn.Linear(features, site.num_classes)]
+    return site.layout.to_map, nn.Sequential(*layers)
+
+
+def _wide(site: Site, width: int):
+    channels, features = site.channels, 4 * width
+    layers: list[nn.Module] = []
+    for _ in range(3):
+        layers += [nn.Conv2d(channels, width, 1, bias=False), site.norm2d(width), nn.ReLU(True)]
+        channels = width
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    inputs = width
+    for _ in range(3):
+        layers += [nn.Linear(inputs, features), site.norm1d(features), nn.ReLU(True)]
+        inputs = features
+    layers += [nn.Linear(features, site.num_classes)]
+
+    def view(x: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(site.layout.to_map(x), 8)
+
+    return view, nn.Sequential(*layers)
+
+
+def _token(site: Site, width: int):
+    layers = nn.Sequential(nn.LayerNorm(site.channels), nn.Linear(site.channels, site.num_classes))
+    return site.layout.to_vector, layers
+
+
+HEADS = {"narrow": _narrow, "wide": _wide, "token": _token}

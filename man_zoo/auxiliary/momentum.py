@@ -1,0 +1,152 @@
+"""MAN: a momentum copy of what comes next, in front of any base method's head.
+
+MAN (Su et al., ECCV 2024, arXiv 2407.05623) passes a block's features through a copy of the first
+unit of the next block before the local loss is taken. The copy follows that unit by an exponential
+moving average, so a block sees something of what comes after it although no gradient crosses the
+cut. MAN++ (arXiv 2507.16279) weighs the two branches by a learnable scale.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..families import Units
+from ..layout import Layout
+from ..messages import unknown
+
+FORMS = ("release", "paper")
+
+
+@dataclass(frozen=True)
+class MomentumSettings:
+    """What a momentum unit is made of.
+
+    Args:
+        form: ``"release"``, what the authors' code runs: a learnable copy plus an EMA copy; or
+            ``"paper"``, the equations of MAN: one copy, moved by gradient and EMA, plus a bias.
+        momentum: m of ``copy <- m * copy + (1 - m) * source``; 0 copies directly.
+        scale: MAN++'s learnable scale between the two branches (release form).
+        bias: Whether the bias (paper) or the learnable copy (release) is there.
+        ema: Whether the copy follows the next block. Without it the release form has no EMA copy,
+            and the paper form's copy is a fresh unit that only learns.
+        momentum_units: How many of the next block's first units are copied.
+        learnable_units: Learnable units of the same kind after them (MAN++ on ViT has one).
+
+    Raises:
+        ValueError: For an unknown form, a momentum outside [0, 1], or settings that contradict.
+    """
+
+    form: str = "release"
+    momentum: float = 0.995
+    scale: bool = False
+    bias: bool = True
+    ema: bool = True
+    momentum_units: int = 1
+    learnable_units: int = 0
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise unknown("form", self.form, FORMS)
+        if not 0 <= self.momentum <= 1:
+            raise ValueError(f"momentum is from 0 (direct copy) to 1 (no EMA); got {self.momentum}.")
+        if self.scale and (self.form == "paper" or not (self.bias and self.ema)):
+            raise ValueError("MAN++'s scale weighs two branches: it takes form='release', bias, ema.")
+        if not (self.bias or self.ema):
+            raise ValueError("A momentum unit without bias and without ema is nothing; keep one.")
+        if self.momentum_units < 1:
+            raise ValueError(f"momentum_units is at least 1; got {self.momentum_units}.")
+
+
+class MomentumUnit(nn.Module):
+    """Features ``h`` through copies of the next block's first units (MAN, equations 5 to 8).
+
+    Release form: ``s * bias(h) + (2 - s) * ema(h)``, with s = 1 but for MAN++; paper form:
+    ``ema(h) + bias`` with one bias value a channel.
+
+    Args:
+        source: The next block's first units; never changed, never called.
+        settings: Form and ablations.
+        units: For fresh initial weights and the layout.
+        channels: Output channels of the last source unit.
+    """
+
+    def __init__(
+        self, source: nn.Sequential, settings: MomentumSettings, units: Units, channels: int
+    ) -> None:
+        super().__init__()
+        self.layout: Layout = units.layout
+        self.momentum = settings.momentum
+        release = settings.form == "release"
+        self.follows = settings.ema
+        if settings.ema or not release:
+            self.ema = copy.deepcopy(source).requires_grad_(not release)
+        if not settings.ema and not release:
+            units.init(self.ema)
+        if settings.bias:
+            self.bias = _fresh(source, units) if release else nn.Parameter(torch.zeros(channels))
+        if settings.scale:
+            self.scale = nn.Parameter(torch.ones(()))
+        last = source[-1:]
+        self.learnable = nn.Sequential(*(_fresh(last, units) for _ in range(settings.learnable_units)))
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.learnable(self._combine(h))
+
+    def _combine(self, h: Tensor) -> Tensor:
+        bias, ema = getattr(self, "bias", None), getattr(self, "ema", None)
+        if ema is None:
+            return bias(h)
+        y = ema(h)
+        if bias is None:
+            return y
+        if isinstance(bias, nn.Parameter):
+            return y + self.layout.per_channel(bias)
+        if hasattr(self, "scale"):
+            return self.scale * bias(h) + (2 - self.scale) * y
+        return bias(h) + y
+
+
+def _fresh(source: nn.Sequential, units: Units) -> nn.Sequential:
+    unit = copy.deepcopy(source)
+    units.init(unit)
+    return unit
+
+
+class MomentumLink:
+    """The only tie between neighbouring blocks: unit(s) of block j + 1 -> their copy in block j.
+
+    Args:
+        source: The next block's first units.
+        target: The momentum unit whose copy follows them.
+    """
+
+    def __init__(self, source: nn.Module, target: MomentumUnit) -> None:
+        self.source = source
+        self.target = target
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """``copy <- m * copy + (1 - m) * source``, parameters only (MAN, equation 6).
+
+        Buffers stay: the copy's BatchNorm statistics come from its own forward passes.
+        """
+        copies, sources = list(self.target.ema.parameters()), list(self.source.parameters())
+        torch._foreach_lerp_(copies, sources, 1 - self.target.momentum)
+
+
+def first_units(units: Units, after: int, count: int, end: int) -> nn.Sequential:
+    """The first ``count`` units of the block that follows unit ``after`` and ends with ``end``.
+
+    Raises:
+        ValueError: If that block has fewer units.
+    """
+    if after + count > end:
+        raise ValueError(
+            f"momentum_units={count}, but the block after {units.names[after]} has {end - after} "
+            f"unit(s); use momentum_units={end - after} or fewer blocks."
+        )
+    modules: Sequence[nn.Module] = units.modules[after + 1 : after + 1 + count]
+    return nn.Sequential(*modules)

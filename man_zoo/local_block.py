@@ -1,0 +1,61 @@
+"""One gradient-isolated block: its units, its auxiliary, its loss.
+
+A block is an ordinary module with ordinary inputs and outputs, so anything that wraps a module can
+wrap it: DDP, FSDP, torch.compile, a process of its own.
+"""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from .auxiliary import Auxiliary
+
+
+class LocalBlock(nn.Module):
+    """A run of consecutive units that learns from a loss of its own.
+
+    Args:
+        units: The backbone's own units, shared with it.
+        output: The auxiliary of blocks 1 .. K-1, or, for block K, the backbone's head.
+        criterion: Loss of the head, ``(logits, target) -> scalar``; auxiliaries bring their own.
+        undecayed: Ids of the parameters that the backbone wants without weight decay.
+    """
+
+    def __init__(
+        self,
+        units: Sequence[nn.Module],
+        output: nn.Module,
+        criterion: Callable[[Tensor, Tensor], Tensor],
+        undecayed: frozenset[int] = frozenset(),
+    ) -> None:
+        super().__init__()
+        self.units = nn.Sequential(*units)
+        self.output = output
+        self.criterion = criterion
+        self.undecayed = undecayed
+
+    def forward(
+        self, features: Tensor, target: Tensor, image: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """One block's share of a training step; no gradient enters or leaves but through the loss.
+
+        Args:
+            features: The block before's output, or the normalised image.
+            target: Class indices ``(B,)`` or probabilities ``(B, classes)``.
+            image: The un-normalised image ``(B, C, H, W)``, for auxiliaries that look at it.
+
+        Returns:
+            Features for the next block (detached), the local loss (a scalar, with the block's
+            graph behind it), and logits ``(B, classes)`` (detached) where the block has a classifier.
+        """
+        h = self.units(features.detach())
+        if isinstance(self.output, Auxiliary):
+            loss, logits = self.output(h, target, image)
+        else:
+            logits = self.output(h)
+            loss = self.criterion(logits, target)
+        return h.detach(), loss, None if logits is None else logits.detach()
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters without weight decay, as timm's optimizer factory asks for them."""
+        return {name for name, parameter in self.named_parameters() if id(parameter) in self.undecayed}

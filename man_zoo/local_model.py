@@ -1,0 +1,187 @@
+"""A timm backbone and its local blocks: trained block by block, used like any timm model."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .auxiliary import MomentumLink, MomentumUnit
+from .auxiliary.auglocal import final_cuts
+from .auxiliary.build import build_auxiliaries, next_units
+from .families import Units, list_units
+from .local_block import LocalBlock
+from .spec import LocalSpec
+from .split import choose_cuts
+from .step import LocalOutput, local_step
+
+
+class LocalModel(nn.Module):
+    """A backbone with auxiliaries: ``local_step`` trains it, ``forward`` is the plain backbone.
+
+    Parameters live in ``backbone`` (exactly timm's) and in ``auxiliaries``; ``blocks`` are views on
+    both, to be wrapped or compiled at will, and ``links`` the momentum links between them. What
+    this class does not define (``forward_features``, ``num_features``, ``pretrained_cfg``, ...) is
+    the backbone's.
+
+    Args:
+        backbone: An unmodified timm model.
+        spec: Method, K, cuts and settings.
+        input_size: ``(channels, height, width)`` of the images that the auxiliaries are built for.
+        auxiliaries: Whether to build the auxiliaries. Without them the model cannot be trained
+            locally, but has no parameter that is not the backbone's.
+        criterion: Classification loss ``(logits, target) -> scalar`` of the head and of every
+            auxiliary that classifies; cross-entropy by default.
+
+    Raises:
+        ValueError: For a family that cannot be split, an impossible K, a cut that does not exist.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        spec: LocalSpec,
+        *,
+        input_size: tuple[int, int, int],
+        auxiliaries: bool = True,
+        criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.spec = spec
+        self.input_size = input_size
+        self.trainable = auxiliaries
+        self.criterion = criterion or nn.CrossEntropyLoss()
+        self.auxiliaries = nn.ModuleList()
+        for name in ("mean", "std"):
+            self.register_buffer(name, _per_channel(backbone, name, input_size[0]), persistent=False)
+        self._build()
+
+    def _build(self) -> None:
+        """Cuts, auxiliaries, blocks and links for the backbone as it is now."""
+        units = list_units(self.backbone)
+        spec = self.spec
+        self.cuts = choose_cuts(spec.backbone, units.names, spec.k, spec.cuts)
+        if spec.base == "auglocal":
+            self.cuts = final_cuts(self.cuts, len(units), **spec.head_settings)
+        # Plain lists: parameters are registered once, in backbone and auxiliaries.
+        self.blocks: list[nn.Module] = []
+        self.links: list[MomentumLink] = []
+        if not self.trainable:
+            return
+        reference = next(self.backbone.parameters())
+        auxiliaries = build_auxiliaries(
+            self.backbone,
+            units,
+            self.cuts,
+            spec,
+            self.input_size,
+            self.backbone.num_classes,
+            self.criterion,
+        )
+        self.auxiliaries = nn.ModuleList(auxiliaries).to(reference.device, reference.dtype)
+        self.blocks = self._local_blocks(units)
+        self.links = [
+            MomentumLink(next_units(units, self.cuts, j, spec), auxiliary.momentum)
+            for j, auxiliary in enumerate(self.auxiliaries)
+            if isinstance(auxiliary.momentum, MomentumUnit) and auxiliary.momentum.follows
+        ]
+
+    def _local_blocks(self, units: Units) -> list[nn.Module]:
+        starts = [0, *(cut + 1 for cut in self.cuts)]
+        ends = [*starts[1:], len(units)]
+        keep = getattr(self.backbone, "no_weight_decay", set)()
+        undecayed = frozenset(id(p) for n, p in self.backbone.named_parameters() if n in keep)
+        return [
+            LocalBlock(units.modules[start:end], output, self.criterion, undecayed)
+            for start, end, output in zip(starts, ends, [*self.auxiliaries, units.head], strict=True)
+        ]
+
+    # Training -------------------------------------------------------------------------------------
+
+    def local_step(self, images: Tensor, target: Tensor, **options: Any) -> LocalOutput:
+        """Train on one batch, block by block; see :func:`man_zoo.step.local_step` for options.
+
+        Without ``step=`` the gradients stay in ``.grad``, for one optimizer over all parameters.
+
+        Args:
+            images: Normalised images ``(B, C, H, W)``.
+            target: Class indices ``(B,)`` or probabilities ``(B, classes)``.
+
+        Raises:
+            RuntimeError: If the model was built without auxiliaries.
+        """
+        self._need_auxiliaries("local_step")
+        restored = self.restore(images)
+        return local_step(self.blocks, self.links, images, target, restored=restored, **options)
+
+    def restore(self, images: Tensor) -> Tensor | None:
+        """The images un-normalised, values 0 to 1; ``None`` where no auxiliary looks at them."""
+        if not any(auxiliary.needs_image for auxiliary in self.auxiliaries):
+            return None
+        return images * self.std + self.mean
+
+    def forward_auxiliary(self, images: Tensor) -> list[Tensor]:
+        """Logits ``(B, classes)`` of every auxiliary, in order of the blocks: K - 1 early exits.
+
+        Raises:
+            RuntimeError: If there are no auxiliaries, or they give no logits (contrast).
+        """
+        self._need_auxiliaries("forward_auxiliary")
+        features, exits = images, []
+        for block in self._local_blocks(list_units(self.backbone))[:-1]:
+            features = block.units(features)
+            exits.append(block.output.classify(features))
+        if any(logits is None for logits in exits):
+            raise RuntimeError("These auxiliaries learn by contrast and give no class logits.")
+        return exits
+
+    def _need_auxiliaries(self, what: str) -> None:
+        if not self.trainable:
+            raise RuntimeError(
+                f"{what} needs auxiliaries, and {self.spec.name} was built without them; "
+                "pass auxiliaries=True."
+            )
+
+    # timm's model interface -----------------------------------------------------------------------
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(B, classes)`` of the plain backbone."""
+        return self.backbone(images)
+
+    def reset_classifier(self, num_classes: int, *args: Any, **kwargs: Any) -> None:
+        """A new head for ``num_classes``, and new auxiliaries for the same task.
+
+        The momentum units are built anew as well: they are copies of the backbone as it is now.
+        """
+        self.backbone.reset_classifier(num_classes, *args, **kwargs)
+        self._build()
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The backbone's parameter groups, for names that begin with ``backbone.``."""
+        groups = self.backbone.group_matcher(coarse=coarse)
+        return {name: _below_backbone(pattern) for name, pattern in groups.items()}
+
+    def no_weight_decay(self) -> set[str]:
+        """The backbone's parameters without weight decay, for names that begin with ``backbone.``."""
+        return {f"backbone.{name}" for name in getattr(self.backbone, "no_weight_decay", set)()}
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("__") or "backbone" not in self.__dict__.get("_modules", {}):
+                raise
+            return getattr(self.backbone, name)
+
+
+def _per_channel(backbone: nn.Module, name: str, channels: int) -> Tensor:
+    value = torch.tensor(backbone.pretrained_cfg[name]).view(-1, 1, 1)
+    # An RGB mean for a grey or many-band image: its average.
+    return value if len(value) == channels else value.mean(0, keepdim=True)
+
+
+def _below_backbone(pattern: Any) -> Any:
+    if isinstance(pattern, str):
+        return pattern.replace("^", r"^backbone\.")
+    return [(_below_backbone(sub), *rest) for sub, *rest in pattern]

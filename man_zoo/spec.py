@@ -1,0 +1,167 @@
+"""What a zoo name means: ``resnet32_man_dgl_k16`` and every keyword beside it, in one dataclass."""
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from .auxiliary import METHODS, MomentumSettings
+from .messages import unknown
+
+WRAPPERS = ("man", "manpp")
+END_TO_END = "e2e"
+_MOMENTUM_KEYWORDS = tuple(f.name for f in fields(MomentumSettings) if f.name != "scale")
+
+# Published settings that differ from the methods' own defaults (InfoPro, ICLR 2021; MAN, ECCV 2024).
+_PUBLISHED_LAMBDAS: dict[tuple[str, str, int | None], dict[str, Any]] = {
+    ("resnet32", "infopro", 16): {"lambda1": (5.0, 0.2), "lambda2": (0.05, 0.5)},
+    ("resnet110", "infopro", 55): {"lambda1": (5.0, 0.5), "lambda2": (0.0, 1.0)},
+    ("resnet32", "man_infopro", None): {"lambda1": (5.0, 0.0), "lambda2": (0.5, 0.0)},
+    ("resnet110", "man_infopro", None): {"lambda1": (5.0, 0.0), "lambda2": (0.5, 0.0)},
+    ("resnet101", "infopro", None): {"lambda1": (5.0, 5.0), "lambda2": (0.75, 0.75)},
+    ("resnet152", "infopro", None): {"lambda1": (5.0, 5.0), "lambda2": (1.0, 1.0)},
+}
+
+
+def list_methods() -> list[str]:
+    """Every method name: end to end, the base methods, and MAN and MAN++ over each of them."""
+    wrapped = [f"{wrapper}_{base}" for wrapper in WRAPPERS for base in METHODS]
+    return [END_TO_END, *METHODS, *wrapped]
+
+
+@dataclass(frozen=True)
+class LocalSpec:
+    """A backbone, a method, K, the cuts, and the settings of the auxiliaries.
+
+    Args:
+        backbone: timm name.
+        method: ``"e2e"``, a base method, or ``man_``/``manpp_`` and a base method.
+        k: Number of local blocks.
+        cuts: As :func:`man_zoo.split.choose_cuts` takes them.
+        head_settings: Keywords of the base method's head.
+        momentum: MAN's settings; ``None`` for a base method alone.
+        head_norm: ``"batch"``, or ``"group"`` for heads that do not look across the batch.
+
+    Raises:
+        ValueError: For an unknown method or head norm.
+    """
+
+    backbone: str
+    method: str
+    k: int
+    cuts: str | Sequence[str] | None = None
+    head_settings: Mapping[str, Any] = field(default_factory=dict)
+    momentum: MomentumSettings | None = None
+    head_norm: str = "batch"
+
+    def __post_init__(self) -> None:
+        check_method(self.method)
+        if self.head_norm not in ("batch", "group"):
+            raise unknown("head_norm", self.head_norm, ("batch", "group"))
+        if self.method == END_TO_END and self.k != 1:
+            raise ValueError(f"End to end is one block: method='e2e' takes k=1, not k={self.k}.")
+
+    @property
+    def name(self) -> str:
+        """The zoo name, ``{backbone}_{method}_k{K}``."""
+        return f"{self.backbone}_{self.method}_k{self.k}"
+
+    @property
+    def base(self) -> str:
+        """The base method under MAN."""
+        return base_method(self.method)
+
+
+def base_method(method: str) -> str:
+    """``man_dgl`` -> ``dgl``."""
+    wrapper, _, base = method.partition("_")
+    return base if wrapper in WRAPPERS else method
+
+
+def parse_name(name: str) -> tuple[str, str, int]:
+    """Backbone, method and K of a zoo name.
+
+    Raises:
+        ValueError: If the name is not ``{backbone}_{method}_k{K}``.
+    """
+    methods = "|".join(sorted(list_methods(), key=len, reverse=True))
+    match = re.fullmatch(rf"(.+?)_({methods})_k(\d+)", name)
+    if match is None:
+        raise ValueError(f"{name!r} is not a zoo name; expected {{backbone}}_{{method}}_k{{K}}.")
+    return match[1], match[2], int(match[3])
+
+
+def check_method(method: str) -> None:
+    """Raises ``ValueError`` for an unknown method."""
+    if method not in list_methods():
+        raise unknown("method", method, list_methods())
+
+
+def take_keywords(keywords: dict[str, Any]) -> dict[str, Any]:
+    """Take every keyword of ours out of ``keywords``; what is left is timm's."""
+    ours = {"cuts", "head_norm", *_MOMENTUM_KEYWORDS}
+    ours |= {key for base in METHODS for key in head_keywords(base)}
+    return {key: keywords.pop(key) for key in ours & keywords.keys()}
+
+
+def make_spec(
+    backbone: str, method: str, k: int, keywords: Mapping[str, Any], tokens: bool = False
+) -> LocalSpec:
+    """The spec of a method, with the published defaults under the keywords given.
+
+    Args:
+        backbone: timm name of the backbone, without a tag.
+        method: Method name.
+        k: Number of local blocks.
+        keywords: ``cuts``, ``head_norm`` and the method's own.
+        tokens: Whether the backbone passes tokens on (ViT), which changes some defaults.
+
+    Raises:
+        ValueError: For a keyword of another method than this one, or a value it does not take.
+    """
+    base = base_method(method)
+    of_head = head_keywords(base)
+    of_momentum = _MOMENTUM_KEYWORDS if method != base else ()
+    accepted = {"cuts", "head_norm", *of_head, *of_momentum}
+    for key in keywords:
+        if key not in accepted:
+            raise unknown(f"keyword for {method}", key, sorted(accepted))
+    settings = _default_settings(backbone, method, k, tokens) | keywords
+    momentum = None
+    if method != base:
+        chosen = {key: settings[key] for key in of_momentum if key in settings}
+        momentum = MomentumSettings(scale=method.startswith("manpp"), **chosen)
+    return LocalSpec(
+        backbone,
+        method,
+        k,
+        cuts=settings.get("cuts"),
+        head_settings={key: settings[key] for key in of_head if key in settings},
+        momentum=momentum,
+        head_norm=settings.get("head_norm", "batch"),
+    )
+
+
+def _default_settings(backbone: str, method: str, k: int, tokens: bool) -> dict[str, Any]:
+    """Defaults that depend on the name: those of the published results."""
+    base = base_method(method)
+    settings: dict[str, Any] = {}
+    if base == "dgl" and tokens:
+        settings["head"] = "token"
+    elif base == "dgl" and method != base:
+        # The head of the release that gave MAN's published numbers.
+        settings["head"] = "wide"
+    if tokens and method.startswith("manpp"):
+        settings["learnable_units"] = 1
+    for key in ((backbone, base, None), (backbone, base, k), (backbone, method, None)):
+        settings |= _PUBLISHED_LAMBDAS.get(key, {})
+    return settings
+
+
+def head_keywords(base: str) -> tuple[str, ...]:
+    """Keywords of a base method's head."""
+    if base not in METHODS:
+        return ()
+    parameters = inspect.signature(METHODS[base]).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)

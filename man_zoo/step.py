@@ -1,0 +1,63 @@
+"""One training step of any local method: block by block, each graph freed before the next runs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .auxiliary import MomentumLink
+
+
+@dataclass(frozen=True)
+class LocalOutput:
+    """What a training step gives back.
+
+    Args:
+        logits: The network's logits ``(B, classes)``, detached, in training mode.
+        losses: Local losses ``(K,)`` in order of the blocks, detached; the last is the head's.
+    """
+
+    logits: Tensor
+    losses: Tensor
+
+
+def local_step(
+    blocks: Sequence[nn.Module],
+    links: Sequence[MomentumLink],
+    images: Tensor,
+    target: Tensor,
+    *,
+    restored: Tensor | None = None,
+    backward: Callable[[Tensor], object] = torch.Tensor.backward,
+    step: Callable[[int], object] | None = None,
+    update_momentum: bool = True,
+) -> LocalOutput:
+    """Forward, backward and, where asked, update of every block in turn (MAN, algorithm 1).
+
+    Block j's graph is gone before block j + 1 runs, and block j + 1 sees block j's output from
+    before its update.
+
+    Args:
+        blocks: Local blocks, as they are or wrapped (DDP, compiled).
+        links: Momentum links, one for each pair of neighbours, or none.
+        images: Normalised images ``(B, C, H, W)``.
+        target: Class indices ``(B,)`` or probabilities ``(B, classes)``.
+        restored: The images un-normalised, for auxiliaries that look at them.
+        backward: How to run a loss backward, e.g. ``accelerator.backward``.
+        step: Called with the block's index (from 0) right after its backward: the place for
+            the block's own optimizer.
+        update_momentum: Whether MAN's copies follow in this step; off while gradients accumulate.
+    """
+    features, losses, logits = images, [], None
+    for j, block in enumerate(blocks):
+        features, loss, logits = block(features, target, restored)
+        backward(loss)
+        losses.append(loss.detach())
+        # The last reference to the graph's root: without this the block would outlive its turn.
+        del loss
+        if step is not None:
+            step(j)
+        if links and update_momentum and j < len(links):
+            links[j].update()
+    return LocalOutput(logits, torch.stack(losses))

@@ -1,0 +1,216 @@
+"""A whole data set as one uint8 tensor on the device, cropped, flipped and normalised there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from itertools import count, islice
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """A CPU generator whose stream depends on `seed` and `epoch` alone, the same on every rank."""
+    state = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> 1))
+
+
+def training_batches(
+    count: int, batch_size: int, generator: torch.Generator, rank: int = 0, world_size: int = 1
+) -> tuple[Tensor, ...]:
+    """This rank's batches of one shuffled epoch: int64 index tensors of shape (batch_size,).
+
+    The order is drawn for the global batch (batch_size * world_size images) and each rank takes
+    its own contiguous slice, so the images of a step do not depend on how many processes share it.
+    The last partial global batch is dropped.
+
+    Raises:
+        ValueError: the set holds fewer images than one global batch.
+    """
+    check_enough(count, batch_size, world_size)
+    steps = count // (batch_size * world_size)
+    order = torch.randperm(count, generator=generator)[: steps * batch_size * world_size]
+    return order.view(steps, world_size, batch_size)[:, rank].unbind()
+
+
+def evaluation_batches(
+    count: int, batch_size: int, rank: int = 0, world_size: int = 1
+) -> tuple[Tensor, ...]:
+    """This rank's batches of one pass in order: int64 index tensors of at most `batch_size`.
+
+    Each image belongs to exactly one rank: shares differ by at most one image, so a rank may have
+    a smaller last batch, or one batch fewer, than its neighbour. Sum the counts and the metrics
+    over ranks after the pass; do not call a collective for each batch.
+    """
+    share = torch.arange(count * rank // world_size, count * (rank + 1) // world_size)
+    return share.split(batch_size) if len(share) else ()
+
+
+def check_enough(count: int, batch_size: int, world_size: int) -> None:
+    """Raise ValueError if `count` images do not fill one global batch."""
+    if count < batch_size * world_size:
+        raise ValueError(
+            f"The training set holds {count} images, fewer than one global batch of "
+            f"{batch_size * world_size} (batch size {batch_size} x {world_size} processes); "
+            f"expected --batch-size {count // world_size} or less."
+        )
+
+
+class MemoryLoader:
+    """Batches of a decoded data set, augmented in bulk on the device that holds it.
+
+    Yields (images, targets): images (B, C, H, W) of `dtype`, normalised; targets (B,) int64.
+    Training shuffles, crops at random from the padded image, flips, and drops the last partial
+    global batch. What a pass yields depends only on the arguments and on the last `set_epoch`:
+    iterating twice gives the same batches, and world_size processes of batch size B see together
+    the images of one process of batch size world_size * B. Do not pass it to `accelerator.prepare`.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        targets: (N,) int64.
+        batch_size: images a step on this process.
+        mean, std: one value a channel, for pixels scaled to [0, 1].
+        train: shuffle, augment and drop the last partial batch.
+        padding: pixels padded on each side before the crop (training only).
+        padding_mode: "reflect" or "constant" (black).
+        hflip: probability of a horizontal flip (training only).
+
+    Raises:
+        ValueError: the training set is smaller than one global batch.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        batch_size: int,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        train: bool = False,
+        padding: int = 0,
+        padding_mode: str = "reflect",
+        hflip: float = 0.0,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = True,
+    ):
+        self.count, self.channels, self.height, self.width = images.shape
+        self.batch_size, self.train, self.seed = batch_size, train, seed
+        self.rank, self.world_size = rank, world_size
+        self.device, self.dtype = torch.device(device), dtype
+        self.padding, self.hflip = (padding, hflip) if train else (0, 0.0)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.epoch = 0
+        if train:
+            check_enough(self.count, batch_size, world_size)
+
+        # One row a pixel: select, crop and flip are then a single index_select per batch, and the
+        # result comes out channels_last.
+        if self.padding:
+            images = F.pad(images, [self.padding] * 4, mode=padding_mode)
+        self.pixels = images.permute(0, 2, 3, 1).reshape(-1, self.channels).to(self.device)
+        self.targets = targets.to(self.device)
+        self.shift = 255 * torch.tensor(mean, device=self.device).view(-1, 1, 1)
+        self.scale = 1 / (255 * torch.tensor(std, device=self.device)).view(-1, 1, 1)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order and augmentation the next pass will use."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        if self.train:
+            return self.count // (self.batch_size * self.world_size)
+        return len(evaluation_batches(self.count, self.batch_size, self.rank, self.world_size))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        shard = (self.rank, self.world_size)
+        if self.train:
+            generator = epoch_generator(self.seed, self.epoch)
+            batches = training_batches(self.count, self.batch_size, generator, *shard)
+            # Drawn per image of the whole set, so that they do not depend on the batching.
+            down, right = torch.randint(
+                2 * self.padding + 1, (2, self.count), generator=generator
+            ).to(self.device)
+            flip = (torch.rand(self.count, generator=generator) < self.hflip).to(self.device)
+        else:
+            batches = evaluation_batches(self.count, self.batch_size, *shard)
+            down = right = torch.zeros(self.count, dtype=torch.int64, device=self.device)
+            flip = down.bool()
+
+        for batch in batches:
+            index = batch.to(self.device)
+            images = self._crop(index, down[index], right[index], flip[index])
+            yield self._normalise(images), self.targets[index]
+
+    def _crop(self, index: Tensor, down: Tensor, right: Tensor, flip: Tensor) -> Tensor:
+        """Windows of the padded images, (B, C, H, W) uint8; every argument has shape (B,)."""
+        rows = torch.arange(self.height, device=self.device) + down[:, None]
+        columns = torch.arange(self.width, device=self.device)
+        columns = torch.where(flip[:, None], columns.flip(0), columns) + right[:, None]
+        padded_height, padded_width = self.height + 2 * self.padding, self.width + 2 * self.padding
+        lines = (index[:, None] * padded_height + rows) * padded_width
+        positions = lines[:, :, None] + columns[:, None, :]
+        window = self.pixels.index_select(0, positions.flatten())
+        return window.view(-1, self.height, self.width, self.channels).permute(0, 3, 1, 2)
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        images = images.float().sub_(self.shift).mul_(self.scale)
+        return images.to(self.dtype).contiguous(memory_format=self.memory_format)
+
+
+def decode(
+    dataset: Dataset, workers: int = 0, progress: bool = True, label: str = "data"
+) -> tuple[Tensor, Tensor]:
+    """Read a data set once: images (N, C, H, W) uint8 and targets (N,) int64.
+
+    `dataset[i]` must give an uint8 tensor (C, H, W), of one shape for all, and an int. A progress
+    bar appears on standard error if it takes more than two seconds.
+    """
+    count = len(dataset)  # type: ignore[arg-type]
+    first, _ = dataset[0]
+    images = torch.empty((count, *first.shape), dtype=torch.uint8)
+    targets = torch.empty(count, dtype=torch.int64)
+    done = 0
+    # Filled in place: the decoded set is never held twice.
+    loader = DataLoader(dataset, batch_size=256, num_workers=workers)
+    with tqdm(
+        total=count, desc=f"Decoding {label}", unit="img", delay=2, disable=not progress
+    ) as bar:
+        for batch, labels in loader:
+            images[done : done + len(batch)] = batch
+            targets[done : done + len(batch)] = labels
+            done += len(batch)
+            bar.update(len(batch))
+    return images, targets
+
+
+def throughput(loader: Any, seconds: float = 2.0) -> float:
+    """Images per second that `loader` yields, measured over about `seconds` after three batches."""
+    batches = cycle_epochs(loader)
+    for images, _ in islice(batches, 3):
+        pass
+    seen, start = 0, time.perf_counter()
+    for images, _ in batches:
+        seen += len(images)
+        if time.perf_counter() - start > seconds:
+            break
+    if images.is_cuda:
+        torch.cuda.synchronize(images.device)
+    return seen / (time.perf_counter() - start)
+
+
+def cycle_epochs(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of epoch after epoch, without end."""
+    for epoch in count():
+        loader.set_epoch(epoch)
+        yield from loader
