@@ -109,7 +109,8 @@ def test_memory_two_ranks_see_one_double_batch():
 def test_memory_training_drops_the_last_partial_batch():
     loader = memory_loader(12)
     batches = epoch_of(loader)
-    assert [len(targets) for _, targets in batches] == [12, 12, 12] and len(loader) == 3
+    assert [len(targets) for _, targets in batches] == [12, 12, 12]
+    assert len(loader) == 3
     seen = torch.cat([targets for _, targets in batches])
     assert len(seen.unique()) == 36
 
@@ -131,18 +132,18 @@ def test_memory_evaluation_covers_each_image_once_in_plain_form(world_size):
 
 def test_memory_more_ranks_than_images():
     loader = MemoryLoader(*noise(1), 4, mean=[0.5] * 3, std=[0.5] * 3, rank=0, world_size=2)
-    assert len(loader) == 0 and list(loader) == []
+    assert len(loader) == 0
+    assert list(loader) == []
 
 
 @pytest.mark.parametrize("padding_mode", ["reflect", "constant"])
 def test_memory_images_are_shifted_or_flipped_windows(padding_mode):
     loader = memory_loader(padding_mode=padding_mode, mean=[0.0] * 3, std=[1 / 255] * 3)
     originals, _ = noise()
-    np_mode = {"mode": padding_mode}
     shifts, flips = set(), set()
     for images, targets in epoch_of(loader) + epoch_of(loader, 1):
         for image, target in zip(images, targets, strict=True):
-            padded = np.pad(originals[target].numpy(), ((0, 0), (2, 2), (2, 2)), **np_mode)
+            padded = np.pad(originals[target].numpy(), ((0, 0), (2, 2), (2, 2)), mode=padding_mode)
             found = [
                 (y, x, flip)
                 for y in range(5)
@@ -171,7 +172,8 @@ def test_memory_flip_probability(probability):
 
 def test_memory_output_format():
     images, targets = next(iter(memory_loader(dtype=torch.bfloat16)))
-    assert images.dtype == torch.bfloat16 and targets.dtype == torch.int64
+    assert images.dtype == torch.bfloat16
+    assert targets.dtype == torch.int64
     assert images.is_contiguous(memory_format=torch.channels_last)
     assert next(iter(memory_loader(channels_last=False)))[0].is_contiguous()
 
@@ -185,7 +187,12 @@ def test_memory_is_fast():
     images = torch.zeros(2_000, 3, 32, 32, dtype=torch.uint8)
     settings = {"mean": [0.5] * 3, "std": [0.5] * 3, "padding": 4, "hflip": 0.5}
     loader = MemoryLoader(images, torch.arange(2_000), 256, train=True, **settings)
-    assert throughput(loader, seconds=0.5) > 5_000  # far below the rate on an idle machine
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # threads that wait for a busy core would measure the machine
+    try:
+        assert throughput(loader, seconds=0.5) > 10_000
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_generator_depends_on_seed_and_epoch_separately():
@@ -235,8 +242,7 @@ def test_stream_leaves_the_random_state_of_the_training_loop_alone(pictures):
     expected = draw()
     seed()
     epoch_of(stream_loader(pictures))
-    # The DataLoader itself draws one base seed from torch's generator.
-    assert draw()[:2] == expected[:2]
+    assert draw() == expected
 
 
 def test_stream_of_an_iterable_data_set_follows_the_epoch(pictures):
@@ -265,29 +271,39 @@ def test_stream_of_an_iterable_data_set_follows_the_epoch(pictures):
 
 def test_digits_by_default():
     train, val, info = loaders("--batch-size", 64)
-    assert isinstance(train, MemoryLoader) and train.padding == 2 and train.hflip == 0
+    assert isinstance(train, MemoryLoader)
+    assert train.padding == 2
+    assert train.hflip == 0
     assert (info.num_classes, info.train_count, info.val_count) == (10, 1437, 360)
-    assert info.input_size == (3, 32, 32) and "digits" in info.name
-    images, targets = next(iter(train))
-    assert images.shape == (64, 3, 32, 32) and -1 <= images.min() < images.max() <= 1
+    assert info.input_size == (3, 32, 32)
+    assert "digits" in info.name
+    images, _ = next(iter(train))
+    assert images.shape == (64, 3, 32, 32)
+    assert -1 <= images.min() < images.max() <= 1
     assert torch.equal(images[:, 0], images[:, 2])
     counts = torch.cat([labels for _, labels in val]).bincount()
-    assert counts.sum() == 360 and counts.min() >= 34
+    assert counts.sum() == 360
+    assert counts.min() >= 34
     again = loaders("--batch-size", 64)[0]
     assert torch.equal(next(iter(again))[0], images)
 
 
 def test_digits_grey_at_another_size():
     train, _, info = loaders("--in-chans", 1, "--img-size", 20, "--mean", 0.3, "--std", 0.4)
-    assert info.input_size == (1, 20, 20) and info.mean == (0.3,) and info.std == (0.4,)
+    assert info.input_size == (1, 20, 20)
+    assert info.mean == (0.3,)
+    assert info.std == (0.4,)
     assert next(iter(train))[0].shape == (128, 1, 20, 20)
 
 
 def test_small_folder_is_held_in_memory_at_its_own_size(folder):
     flags = ("--dataset", "folder", "--data-dir", folder, "-b", 5, "-vb", 4)
     train, val, info = loaders(*flags, data_config={"input_size": (3, 224, 224)})
-    assert isinstance(train, MemoryLoader) and info.in_memory and train.padding == 3
-    assert info.input_size == (3, 24, 24) and info.class_names == ("cat", "dog")
+    assert isinstance(train, MemoryLoader)
+    assert info.in_memory
+    assert train.padding == 3
+    assert info.input_size == (3, 24, 24)
+    assert info.class_names == ("cat", "dog")
     assert [len(labels) for _, labels in val] == [4, 2]
     assert torch.cat([labels for _, labels in val]).tolist() == [0] * 3 + [1] * 3
     stream = loaders(*flags, "--in-memory", "off", "-j", 0)[1]
@@ -298,7 +314,8 @@ def test_small_folder_is_held_in_memory_at_its_own_size(folder):
 def test_augmentation_flags_ask_for_streaming(folder):
     flags = ("--dataset", "folder", "--data-dir", folder, "-b", 4, "-j", 0)
     train, _, info = loaders(*flags, "--aa", "rand-m9-mstd0.5", "--reprob", 0.25)
-    assert isinstance(train, StreamLoader) and not info.in_memory
+    assert isinstance(train, StreamLoader)
+    assert not info.in_memory
     assert same(epoch_of(train, 1), epoch_of(train, 1))
     assert not same(epoch_of(train, 1), epoch_of(train, 2))
 
@@ -308,10 +325,12 @@ def test_large_images_are_streamed_at_the_model_size(tmp_path):
     write_images(tmp_path / "val", count=2, size=120)
     flags = ("--dataset", "folder", "--data-dir", tmp_path, "-b", 4, "-j", 0)
     train, val, info = loaders(*flags, data_config={"input_size": (3, 64, 64), "crop_pct": 0.9})
-    assert isinstance(train, StreamLoader) and info.input_size == (3, 64, 64)
+    assert isinstance(train, StreamLoader)
+    assert info.input_size == (3, 64, 64)
     assert next(iter(train))[0].shape == next(iter(val))[0].shape == (4, 3, 64, 64)
     held = loaders(*flags, "--in-memory", "on", "--img-size", 16)[0]
-    assert isinstance(held, MemoryLoader) and next(iter(held))[0].shape == (4, 3, 16, 16)
+    assert isinstance(held, MemoryLoader)
+    assert next(iter(held))[0].shape == (4, 3, 16, 16)
 
 
 def test_tar_files_and_grey_images(tmp_path):
@@ -320,9 +339,14 @@ def test_tar_files_and_grey_images(tmp_path):
         with tarfile.open(tmp_path / f"{split}.tar", "w") as tar:
             tar.add(tmp_path / "images" / split, arcname=".")
     train, val, info = loaders("--dataset", "tar", "--data-dir", tmp_path, "-b", 4)
-    assert info.class_names == ("cat", "dog") and info.train_count == 8
+    assert info.class_names == ("cat", "dog")
+    assert info.train_count == 8
     images, _ = next(iter(val))
-    assert images.shape[1] == 3 and len(train) == 2
+    assert images.shape[1] == 3
+    flags = ("--dataset", "tar", "--data-dir", tmp_path, "-b", 2, "--in-memory", "off")
+    alone, shared = (loaders(*flags, "-j", workers)[0] for workers in (0, 2))
+    assert same(epoch_of(alone), epoch_of(shared))
+    assert len(train) == 2
 
 
 def test_classes_keep_the_training_numbers(tmp_path):
@@ -345,7 +369,8 @@ def test_published_settings_of_fashion_mnist(tmp_path):
         (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
     flags = ("--dataset", "fashion_mnist", "--data-dir", tmp_path, "-b", 5, "--in-chans", 1)
     train, val, info = loaders(*flags)
-    assert info.class_names[0] == "T-shirt/top" and info.input_size == (1, 28, 28)
+    assert info.class_names[0] == "T-shirt/top"
+    assert info.input_size == (1, 28, 28)
     assert (train.padding, train.hflip, len(train)) == (2, 0.5, 4)
     expected = torch.from_numpy(pixels[:5, None] / 127.5 - 1).float()
     torch.testing.assert_close(next(iter(val))[0], expected)
@@ -390,7 +415,7 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("flags, kind, sentence", MISTAKES.values(), ids=MISTAKES)
+@pytest.mark.parametrize(("flags", "kind", "sentence"), MISTAKES.values(), ids=MISTAKES)
 def test_mistakes_are_told_in_one_sentence(folder, flags, kind, sentence):
     with pytest.raises(kind, match=sentence) as caught:
         loaders(*(str(flag).format(dir=folder) for flag in flags))
@@ -399,7 +424,7 @@ def test_mistakes_are_told_in_one_sentence(folder, flags, kind, sentence):
 
 def test_folder_without_a_test_split(tmp_path):
     write_images(tmp_path / "train", count=1)
-    with pytest.raises(FileNotFoundError, match="has no test split; expected .*val or .*or test"):
+    with pytest.raises(FileNotFoundError, match=r"has no test split; expected .*val or .*or test"):
         loaders("--dataset", "folder", "--data-dir", tmp_path)
 
 
@@ -413,5 +438,5 @@ def test_split_without_images(tmp_path):
 def test_test_split_with_another_class(tmp_path):
     write_images(tmp_path / "train", count=1)
     write_images(tmp_path / "val", count=1, classes=("cats",))
-    with pytest.raises(ValueError, match="class 'cats'.*nearest is 'cat'"):
+    with pytest.raises(ValueError, match=r"class 'cats'.*nearest is 'cat'"):
         loaders("--dataset", "folder", "--data-dir", tmp_path)

@@ -243,7 +243,7 @@ def open_dataset(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[
         return splits, DatasetInfo(name), _class_names(splits.train)
     raise unknown(
         "--dataset", name,
-        [*DATASETS, *FOLDER_NAMES, *TIMM_PREFIXES, *("torch/" + torch for torch in TORCH_NAMES)],
+        [*DATASETS, *FOLDER_NAMES, *TIMM_PREFIXES, *(f"torch/{bare}" for bare in TORCH_NAMES)],
     )  # fmt: skip
 
 
@@ -251,7 +251,7 @@ def _digits() -> Split:
     """scikit-learn's 1,797 scanned digits, 80 % for training, in a split that never changes."""
     scans = load_digits()
     images = [Image.fromarray(scan) for scan in (scans.images * (255 / 16)).astype(np.uint8)]
-    pairs = list(zip(images, scans.target.tolist()))
+    pairs = list(zip(images, scans.target.tolist(), strict=True))
     train, val = train_test_split(pairs, test_size=0.2, stratify=scans.target, random_state=0)
     return Split(train, val)
 
@@ -298,9 +298,7 @@ def _find_split(data_dir: str, given: str | None, kind: str) -> Path:
     """The folder or tar file of a split, looked for under timm's synonyms and "test"."""
     root = Path(data_dir)
     if not root.is_dir():
-        present = (
-            [p.name for p in root.parent.iterdir() if p.is_dir()] if root.parent.is_dir() else []
-        )
+        present = [path.name for path in root.parent.glob("*") if path.is_dir()]
         raise FileNotFoundError(
             f"--data-dir {data_dir} is not a directory; expected one with train/ and test/ (or "
             f"train.tar and test.tar) in it.{_nearest(root.name, present)}"
@@ -480,21 +478,18 @@ class StreamLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         generator = epoch_generator(self.seed, self.epoch)
-        batching: dict[str, Any]
         if self.iterable:
             self.dataset.set_epoch(self.epoch)
-            batching = {
-                "batch_size": self.batch_size,
-                "drop_last": self.train,
-                "generator": generator,
-            }
+            batching: dict[str, Any] = {"batch_size": self.batch_size, "drop_last": self.train}
         else:
-            batching = {"batch_sampler": self._keys(generator)}
-        # A new loader each epoch: workers then start from this epoch's state.
+            batching = {"batch_sampler": self._batches(generator)}
+        # A new loader each epoch: its workers then start from this epoch's state. Given the
+        # generator, it draws nothing from the training loop's own.
         loader = DataLoader(
             self.dataset,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
+            generator=generator,
             **batching,
         )
         for images, targets in loader:
@@ -503,7 +498,7 @@ class StreamLoader:
             )
             yield images, targets.to(self.device, non_blocking=True)
 
-    def _keys(self, generator: torch.Generator) -> Iterator[list[tuple[int, int]]]:
+    def _batches(self, generator: torch.Generator) -> list[list[tuple[int, int]]]:
         """The batches as lists of (index, seed of the image's random state)."""
         shard = (self.rank, self.world_size)
         if self.train:
@@ -511,7 +506,7 @@ class StreamLoader:
         else:
             batches = evaluation_batches(self.count, self.batch_size, *shard)
         seeds = torch.randint(2**31, (self.count,), generator=generator)
-        return (list(zip(batch.tolist(), seeds[batch].tolist())) for batch in batches)
+        return [list(zip(b.tolist(), seeds[b].tolist(), strict=True)) for b in batches]
 
 
 def create_loaders(
@@ -545,9 +540,9 @@ def create_loaders(
     with state.main_process_first():  # one process downloads, the others find the files
         splits, spec, names = open_dataset(args, PIL_MODES[channels])
 
-    first = None if isinstance(splits.train, IterableDataset) else splits.train[0][0]
-    small = first is not None and max(first.size) <= SMALL_SIDE
-    config = _resolve_config(args, spec, data_config, channels, first if small else None)
+    size = (spec.size, spec.size) if spec.size else _first_size(splits.train)
+    small = size is not None and max(size) <= SMALL_SIDE
+    config = _resolve_config(args, spec, data_config, channels, size if small else None)
     recipe = _augmentation(args, spec, config["input_size"], small)
     num_classes = _num_classes(args, spec, names)
     in_memory = _use_memory(args, splits, small, config["input_size"])
@@ -576,6 +571,15 @@ def create_loaders(
         val_count=len(splits.val),
     )
     return train, val, info
+
+
+def _first_size(dataset: Any) -> tuple[int, int] | None:
+    """Height and width in pixels of a data set's first image, None for a stream."""
+    if isinstance(dataset, IterableDataset):
+        return None
+    # Read in a worker: a tar file opened here would be shared, with its position, by the loaders'.
+    image, _ = next(iter(DataLoader(dataset, batch_size=None, num_workers=1)))
+    return image.height, image.width
 
 
 class Augmentation(NamedTuple):
@@ -665,17 +669,14 @@ def _resolve_config(
     spec: DatasetInfo,
     data_config: dict[str, Any],
     channels: int,
-    small_image: Image.Image | None,
+    size: tuple[int, int] | None,
 ) -> dict[str, Any]:
     """timm's data config, with the data set's published values before the model's."""
     own: dict[str, Any] = {
         key: value for key, value in [("mean", spec.mean), ("std", spec.std)] if value is not None
     }
-    if spec.size:
-        own["input_size"] = (channels, spec.size, spec.size)
-    elif small_image:
-        own["input_size"] = (channels, small_image.height, small_image.width)
-    if small_image or spec.size:
+    if size:
+        own["input_size"] = (channels, *size)
         own |= {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "squash"}
     flags = {**vars(args), "in_chans": channels}
     config = resolve_data_config(flags, pretrained_cfg={**data_config, **own})

@@ -197,7 +197,7 @@ def decode(
 def throughput(loader: Any, seconds: float = 2.0) -> float:
     """Images per second that `loader` yields, measured over about `seconds` after three batches."""
     batches = cycle_epochs(loader)
-    for images, _ in islice(batches, 3):
+    for _ in islice(batches, 3):
         pass
     seen, start = 0, time.perf_counter()
     for images, _ in batches:
