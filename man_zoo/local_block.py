@@ -56,6 +56,12 @@ class LocalBlock(nn.Module):
             loss = self.criterion(logits, target)
         return h.detach(), loss, None if logits is None else logits.detach()
 
+    def classify(self, features: Tensor) -> Tensor | None:
+        """Logits ``(B, classes)`` of the block's own output; ``None`` where it has no classifier."""
+        if isinstance(self.output, Auxiliary):
+            return self.output.classify(features)
+        return self.output(features)
+
     def no_weight_decay(self) -> set[str]:
         """Names of parameters without weight decay, as timm's optimizer factory asks for them."""
         return {name for name, parameter in self.named_parameters() if id(parameter) in self.undecayed}

@@ -1,6 +1,6 @@
 """A timm backbone and its local blocks: trained block by block, used like any timm model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -61,6 +61,7 @@ class LocalModel(nn.Module):
         """Cuts, auxiliaries, blocks and links for the backbone as it is now."""
         units = list_units(self.backbone)
         spec = self.spec
+        self.unit_names = units.names
         self.cuts = choose_cuts(spec.backbone, units.names, spec.k, spec.cuts)
         if spec.base == "auglocal":
             self.cuts = final_cuts(self.cuts, len(units), **spec.head_settings)
@@ -99,21 +100,36 @@ class LocalModel(nn.Module):
 
     # Training -------------------------------------------------------------------------------------
 
-    def local_step(self, images: Tensor, target: Tensor, **options: Any) -> LocalOutput:
-        """Train on one batch, block by block; see :func:`man_zoo.step.local_step` for options.
+    def local_step(
+        self,
+        images: Tensor,
+        target: Tensor,
+        *,
+        blocks: Sequence[nn.Module] | None = None,
+        **options: Any,
+    ) -> LocalOutput:
+        """Train on one batch, block by block.
 
         Without ``step=`` the gradients stay in ``.grad``, for one optimizer over all parameters.
 
         Args:
             images: Normalised images ``(B, C, H, W)``.
             target: Class indices ``(B,)`` or probabilities ``(B, classes)``.
+            blocks: The model's blocks, wrapped (DDP, compiled); as they are by default.
+            options: ``backward``, ``step``, ``update_momentum`` of :func:`man_zoo.local_step`.
 
         Raises:
             RuntimeError: If the model was built without auxiliaries.
         """
         self._need_auxiliaries("local_step")
-        restored = self.restore(images)
-        return local_step(self.blocks, self.links, images, target, restored=restored, **options)
+        return local_step(
+            self.blocks if blocks is None else blocks,
+            self.links,
+            images,
+            target,
+            restored=self.restore(images),
+            **options,
+        )
 
     def restore(self, images: Tensor) -> Tensor | None:
         """The images un-normalised, values 0 to 1; ``None`` where no auxiliary looks at them."""
@@ -121,20 +137,34 @@ class LocalModel(nn.Module):
             return None
         return images * self.std + self.mean
 
+    def forward_exits(self, images: Tensor) -> list[Tensor]:
+        """Logits ``(B, classes)`` of every auxiliary and of the network, in order of the blocks.
+
+        Raises:
+            RuntimeError: If there are no auxiliaries, or they give no logits (contrast).
+        """
+        self._need_auxiliaries("forward_exits")
+        features, exits = images, []
+        for block in self.blocks:
+            features = block.units(features)
+            exits.append(block.classify(features))
+        if any(logits is None for logits in exits):
+            raise RuntimeError("These auxiliaries learn by contrast and give no class logits.")
+        return exits
+
     def forward_auxiliary(self, images: Tensor) -> list[Tensor]:
         """Logits ``(B, classes)`` of every auxiliary, in order of the blocks: K - 1 early exits.
 
         Raises:
             RuntimeError: If there are no auxiliaries, or they give no logits (contrast).
         """
-        self._need_auxiliaries("forward_auxiliary")
-        features, exits = images, []
-        for block in self._local_blocks(list_units(self.backbone))[:-1]:
-            features = block.units(features)
-            exits.append(block.output.classify(features))
-        if any(logits is None for logits in exits):
-            raise RuntimeError("These auxiliaries learn by contrast and give no class logits.")
-        return exits
+        return self.forward_exits(images)[:-1]
+
+    def block_name(self, j: int) -> str:
+        """First and last unit of block ``j`` (from 0), e.g. ``layer1.0 to layer1.4``."""
+        starts, ends = [0, *(cut + 1 for cut in self.cuts)], [*self.cuts, len(self.unit_names) - 1]
+        first, last = self.unit_names[starts[j]], self.unit_names[ends[j]]
+        return first if first == last else f"{first} to {last}"
 
     def _need_auxiliaries(self, what: str) -> None:
         if not self.trainable:

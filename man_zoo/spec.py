@@ -79,14 +79,23 @@ def base_method(method: str) -> str:
     return base if wrapper in WRAPPERS else method
 
 
+def is_zoo_name(name: str) -> bool:
+    """Whether a name is ``{backbone}_{method}_k{K}``."""
+    return _match(name) is not None
+
+
+def _match(name: str) -> re.Match[str] | None:
+    methods = "|".join(sorted(list_methods(), key=len, reverse=True))
+    return re.fullmatch(rf"(.+?)_({methods})_k(\d+)", name)
+
+
 def parse_name(name: str) -> tuple[str, str, int]:
     """Backbone, method and K of a zoo name.
 
     Raises:
         ValueError: If the name is not ``{backbone}_{method}_k{K}``.
     """
-    methods = "|".join(sorted(list_methods(), key=len, reverse=True))
-    match = re.fullmatch(rf"(.+?)_({methods})_k(\d+)", name)
+    match = _match(name)
     if match is None:
         raise ValueError(f"{name!r} is not a zoo name; expected {{backbone}}_{{method}}_k{{K}}.")
     return match[1], match[2], int(match[3])

@@ -23,6 +23,11 @@ class Auxiliary(nn.Module):
         """Whether the local loss looks at the un-normalised image."""
         return getattr(self.head, "needs_image", False)
 
+    @property
+    def classifies(self) -> bool:
+        """Whether the head gives class logits."""
+        return getattr(self.head, "classifies", True)
+
     def forward(
         self, features: Tensor, target: Tensor, image: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:

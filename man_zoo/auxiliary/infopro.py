@@ -48,6 +48,7 @@ class InfoProHead(nn.Module):
         self.lambda1 = _at_site(lambda1, site)
         self.lambda2 = _at_site(lambda2, site)
         self.contrast = local_loss == "contrast"
+        self.classifies = not self.contrast
         self.criterion = supervised_contrast if self.contrast else site.criterion
         self.to_map = site.layout.to_map
         self.image_size = site.image_size

@@ -1,0 +1,60 @@
+"""One optimizer and one schedule for each local block, from timm."""
+
+from argparse import Namespace
+from collections.abc import Sequence
+
+import torch
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+
+from ..messages import unknown
+
+
+def create_optimizers(args: Namespace, blocks: Sequence[nn.Module]) -> list[torch.optim.Optimizer]:
+    """One optimizer a block, so that it can step right after the block's backward.
+
+    Raises:
+        ValueError: For an optimizer that timm does not know.
+    """
+    if args.opt not in list_optimizers():
+        raise unknown("optimizer", args.opt, list_optimizers())
+    return [
+        create_optimizer_v2(
+            block,
+            opt=args.opt,
+            lr=args.lr,
+            weight_decay=args.weight_decay,
+            momentum=args.momentum,
+            filter_bias_and_bn=args.filter_bias_and_bn,
+            **args.opt_kwargs,
+        )
+        for block in blocks
+    ]
+
+
+def create_schedulers(
+    args: Namespace, optimizers: Sequence[torch.optim.Optimizer], updates_per_epoch: int
+) -> list[Scheduler]:
+    """The same schedule for every block, counted in updates.
+
+    Raises:
+        ValueError: For a schedule that timm does not know.
+    """
+    schedules = ("cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant")
+    if args.sched not in schedules:
+        raise unknown("schedule", args.sched, schedules)
+    return [
+        create_scheduler_v2(
+            optimizer,
+            sched=args.sched,
+            num_epochs=args.epochs,
+            warmup_epochs=args.warmup_epochs,
+            warmup_lr=args.warmup_lr,
+            min_lr=args.min_lr,
+            step_on_epochs=False,
+            updates_per_epoch=updates_per_epoch,
+        )[0]
+        for optimizer in optimizers
+    ]
