@@ -125,7 +125,7 @@ def _create_cifar_resnet(
         variant,
         pretrained,
         layers=(blocks_per_stage,) * 3,
-        feature_cfg=dict(out_indices=(1, 2, 3)),  # one a resolution: the stem has layer1's
+        feature_cfg={"out_indices": (1, 2, 3)},  # one a resolution: the stem has layer1's
         **kwargs,
     )
 

@@ -8,6 +8,7 @@ modules, never copies, so the backbone's ``state_dict`` stays timm's.
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from timm.layers import Format
@@ -27,7 +28,7 @@ class Part(nn.Module):
     """
 
     def __init__(
-        self, backbone: nn.Module, members: Sequence[str], run: Callable[[nn.Module, Tensor], Tensor]
+        self, backbone: nn.Module, members: Sequence[str], run: Callable[[Any, Tensor], Tensor]
     ) -> None:
         super().__init__()
         for name in members:
@@ -65,26 +66,30 @@ class Units:
         return len(self.names)
 
 
-# ResNet, ResNeXt (and the CIFAR form, whose network simply has no layer4) ------------------------
+# ResNet and ResNeXt; the CIFAR form has an empty layer4 -------------------------------------------
 
 
 def resnet_units(backbone: ResNet) -> Units:
-    stages = [name for name in ("layer1", "layer2", "layer3", "layer4") if hasattr(backbone, name)]
-    units = {f"{stage}.{i}": u for stage in stages for i, u in getattr(backbone, stage).named_children()}
+    units = {
+        f"{stage}.{i}": unit
+        for stage in ("layer1", "layer2", "layer3", "layer4")
+        for i, unit in getattr(backbone, stage).named_children()
+    }
+    stem = Part(backbone, ("conv1", "bn1", "act1", "maxpool"), _resnet_stem)
     return Units(
         names=("stem", *units),
-        modules=(Part(backbone, ("conv1", "bn1", "act1", "maxpool"), _resnet_stem), *units.values()),
+        modules=(stem, *units.values()),
         head=Part(backbone, ("global_pool", "fc"), _forward_head),
         init=init_convolutions,
         build=_build_residual_block,
     )
 
 
-def _resnet_stem(backbone: nn.Module, x: Tensor) -> Tensor:
+def _resnet_stem(backbone: ResNet, x: Tensor) -> Tensor:
     return backbone.maxpool(backbone.act1(backbone.bn1(backbone.conv1(x))))
 
 
-def _forward_head(backbone: nn.Module, x: Tensor) -> Tensor:
+def _forward_head(backbone: Any, x: Tensor) -> Tensor:
     return backbone.forward_head(x)
 
 
@@ -104,7 +109,7 @@ def _build_residual_block(
 ) -> nn.Module:
     assert isinstance(unit, BasicBlock | Bottleneck)
     norm_layer = type(unit.bn1)
-    kwargs = {}
+    kwargs: dict[str, int] = {}
     if isinstance(unit, Bottleneck):
         groups = unit.conv2.groups
         planes = unit.conv3.out_channels // unit.expansion
@@ -130,27 +135,25 @@ def _build_residual_block(
 
 
 def vit_units(backbone: VisionTransformer) -> Units:
-    tokens = [name for name in ("cls_token", "reg_token", "pos_embed") if getattr(backbone, name) is not None]
-    stem = Part(backbone, ("patch_embed", *tokens, "pos_drop", "patch_drop", "norm_pre"), _vit_stem)
-    head_members = ["norm", "fc_norm", "head_drop", "head"]
-    if backbone.attn_pool is not None:
-        head_members.append("attn_pool")
+    stem = ("patch_embed", "cls_token", "reg_token", "pos_embed")
+    stem = (*stem, "pos_drop", "patch_drop", "norm_pre")
+    head = ("norm", "attn_pool", "fc_norm", "head_drop", "head")
     return Units(
         names=("stem", *(f"blocks.{i}" for i in range(len(backbone.blocks)))),
-        modules=(stem, *backbone.blocks),
-        head=Part(backbone, head_members, _norm_and_head),
+        modules=(Part(backbone, stem, _vit_stem), *backbone.blocks),
+        head=Part(backbone, head, _norm_and_head),
         init=_init_vit_block,
-        layout=Layout(Format.NLC, tuple(backbone.patch_embed.grid_size), backbone.num_prefix_tokens),
+        layout=Layout(Format.NLC, backbone.patch_embed.grid_size, backbone.num_prefix_tokens),
         build=_build_vit_block,
     )
 
 
-def _vit_stem(backbone: nn.Module, x: Tensor) -> Tensor:
+def _vit_stem(backbone: VisionTransformer, x: Tensor) -> Tensor:
     x = backbone._pos_embed(backbone.patch_embed(x))
     return backbone.norm_pre(backbone.patch_drop(x))
 
 
-def _norm_and_head(backbone: nn.Module, x: Tensor) -> Tensor:
+def _norm_and_head(backbone: VisionTransformer, x: Tensor) -> Tensor:
     return backbone.forward_head(backbone.norm(x))
 
 
@@ -161,7 +164,9 @@ def _init_vit_block(block: nn.Module) -> None:
             layer.reset_parameters()
 
 
-def _build_vit_block(unit: nn.Module, in_channels: int, out_channels: int, stride: int) -> nn.Module:
+def _build_vit_block(
+    unit: nn.Module, in_channels: int, out_channels: int, stride: int
+) -> nn.Module:
     """Every block of a plain transformer has the same width, so a new one is a copy."""
     return copy.deepcopy(unit)
 

@@ -46,7 +46,7 @@ class LocalBlock(nn.Module):
 
         Returns:
             Features for the next block (detached), the local loss (a scalar, with the block's
-            graph behind it), and logits ``(B, classes)`` (detached) where the block has a classifier.
+            graph behind it), and logits ``(B, classes)``, detached, or ``None``.
         """
         h = self.units(features.detach())
         if isinstance(self.output, Auxiliary):
@@ -56,12 +56,12 @@ class LocalBlock(nn.Module):
             loss = self.criterion(logits, target)
         return h.detach(), loss, None if logits is None else logits.detach()
 
-    def classify(self, features: Tensor) -> Tensor | None:
-        """Logits ``(B, classes)`` of the block's own output; ``None`` where it has no classifier."""
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits ``(B, classes)`` of the block's own classifier, from its units' output."""
         if isinstance(self.output, Auxiliary):
             return self.output.classify(features)
         return self.output(features)
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters without weight decay, as timm's optimizer factory asks for them."""
-        return {name for name, parameter in self.named_parameters() if id(parameter) in self.undecayed}
+        return {name for name, p in self.named_parameters() if id(p) in self.undecayed}

@@ -37,9 +37,13 @@ class LocalModel(nn.Module):
         ValueError: For a family that cannot be split, an impossible K, a cut that does not exist.
     """
 
+    backbone: Any
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Any,
         spec: LocalSpec,
         *,
         input_size: tuple[int, int, int],
@@ -54,7 +58,8 @@ class LocalModel(nn.Module):
         self.criterion = criterion or nn.CrossEntropyLoss()
         self.auxiliaries = nn.ModuleList()
         for name in ("mean", "std"):
-            self.register_buffer(name, _per_channel(backbone, name, input_size[0]), persistent=False)
+            value = _per_channel(backbone.pretrained_cfg[name], input_size[0])
+            self.register_buffer(name, value, persistent=False)
         self._build()
 
     def _build(self) -> None:
@@ -66,7 +71,7 @@ class LocalModel(nn.Module):
         if spec.base == "auglocal":
             self.cuts = final_cuts(self.cuts, len(units), **spec.head_settings)
         # Plain lists: parameters are registered once, in backbone and auxiliaries.
-        self.blocks: list[nn.Module] = []
+        self.blocks: list[LocalBlock] = []
         self.links: list[MomentumLink] = []
         if not self.trainable:
             return
@@ -88,14 +93,15 @@ class LocalModel(nn.Module):
             if isinstance(auxiliary.momentum, MomentumUnit) and auxiliary.momentum.follows
         ]
 
-    def _local_blocks(self, units: Units) -> list[nn.Module]:
+    def _local_blocks(self, units: Units) -> list[LocalBlock]:
         starts = [0, *(cut + 1 for cut in self.cuts)]
         ends = [*starts[1:], len(units)]
-        keep = getattr(self.backbone, "no_weight_decay", set)()
-        undecayed = frozenset(id(p) for n, p in self.backbone.named_parameters() if n in keep)
+        outputs = [*self.auxiliaries, units.head]
+        undecayed = _undecayed(self.backbone)
+        ids = frozenset(id(p) for n, p in self.backbone.named_parameters() if n in undecayed)
         return [
-            LocalBlock(units.modules[start:end], output, self.criterion, undecayed)
-            for start, end, output in zip(starts, ends, [*self.auxiliaries, units.head], strict=True)
+            LocalBlock(units.modules[start:end], output, self.criterion, ids)
+            for start, end, output in zip(starts, ends, outputs, strict=True)
         ]
 
     # Training -------------------------------------------------------------------------------------
@@ -144,12 +150,12 @@ class LocalModel(nn.Module):
             RuntimeError: If there are no auxiliaries, or they give no logits (contrast).
         """
         self._need_auxiliaries("forward_exits")
+        if not all(auxiliary.classifies for auxiliary in self.auxiliaries):
+            raise RuntimeError("These auxiliaries learn by contrast and give no class logits.")
         features, exits = images, []
         for block in self.blocks:
             features = block.units(features)
             exits.append(block.classify(features))
-        if any(logits is None for logits in exits):
-            raise RuntimeError("These auxiliaries learn by contrast and give no class logits.")
         return exits
 
     def forward_auxiliary(self, images: Tensor) -> list[Tensor]:
@@ -188,13 +194,13 @@ class LocalModel(nn.Module):
         self._build()
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """The backbone's parameter groups, for names that begin with ``backbone.``."""
+        """The backbone's parameter groups, under ``backbone.``."""
         groups = self.backbone.group_matcher(coarse=coarse)
         return {name: _below_backbone(pattern) for name, pattern in groups.items()}
 
     def no_weight_decay(self) -> set[str]:
-        """The backbone's parameters without weight decay, for names that begin with ``backbone.``."""
-        return {f"backbone.{name}" for name in getattr(self.backbone, "no_weight_decay", set)()}
+        """The backbone's parameters without weight decay, under ``backbone.``."""
+        return {f"backbone.{name}" for name in _undecayed(self.backbone)}
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -205,10 +211,15 @@ class LocalModel(nn.Module):
             return getattr(self.backbone, name)
 
 
-def _per_channel(backbone: nn.Module, name: str, channels: int) -> Tensor:
-    value = torch.tensor(backbone.pretrained_cfg[name]).view(-1, 1, 1)
+def _per_channel(values: Sequence[float], channels: int) -> Tensor:
+    value = torch.tensor(values).view(-1, 1, 1)
     # An RGB mean for a grey or many-band image: its average.
     return value if len(value) == channels else value.mean(0, keepdim=True)
+
+
+def _undecayed(backbone: Any) -> set[str]:
+    """Names of the parameters that the backbone wants without weight decay, if it says so."""
+    return backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else set()
 
 
 def _below_backbone(pattern: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import timm
 from timm.layers import Format, to_2tuple
 from timm.models import resolve_pretrained_cfg
-from torch import Tensor, nn
+from torch import Tensor
 
 from .families import list_units
 from .local_model import LocalModel

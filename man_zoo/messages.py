@@ -1,4 +1,4 @@
-"""One clear sentence for a wrong name: what was wrong, what was expected, the nearest valid name."""
+"""One clear sentence for a wrong name: what was wrong, what was expected, the nearest."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

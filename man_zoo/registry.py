@@ -61,7 +61,8 @@ def _register(name: str) -> None:
     backbone, method, k = parse_name(name)
 
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        return _create(name, backbone, {"method": method, "k": k, "pretrained": pretrained} | kwargs)
+        named = {"method": method, "k": k, "pretrained": pretrained}
+        return _create(name, backbone, named | kwargs)
 
     create.__name__ = create.__qualname__ = name
     create.__doc__ = f"{backbone} in {k} local blocks, trained by {method}."
@@ -71,9 +72,10 @@ def _register(name: str) -> None:
 
 def _without_weights(backbone: str) -> PretrainedCfg:
     """The backbone's cfg for a network whose weights are not the backbone's own."""
-    cfg = timm.models.get_pretrained_cfg(backbone)
-    none = dict.fromkeys(("url", "file", "hf_hub_id", "hf_hub_filename", "source", "tag"))
-    return dataclasses.replace(cfg, **none)
+    cfg = resolve_pretrained_cfg(backbone)
+    return dataclasses.replace(
+        cfg, url=None, file=None, hf_hub_id=None, hf_hub_filename=None, source=None, tag=None
+    )
 
 
 def _create(name: str, backbone: str, kwargs: dict[str, Any]) -> nn.Module:

@@ -13,7 +13,7 @@ WRAPPERS = ("man", "manpp")
 END_TO_END = "e2e"
 _MOMENTUM_KEYWORDS = tuple(f.name for f in fields(MomentumSettings) if f.name != "scale")
 
-# Published settings that differ from the methods' own defaults (InfoPro, ICLR 2021; MAN, ECCV 2024).
+# Published settings that differ from the methods' own defaults (InfoPro and MAN papers).
 _PUBLISHED_LAMBDAS: dict[tuple[str, str, int | None], dict[str, Any]] = {
     ("resnet32", "infopro", 16): {"lambda1": (5.0, 0.2), "lambda2": (0.05, 0.5)},
     ("resnet110", "infopro", 55): {"lambda1": (5.0, 0.5), "lambda2": (0.0, 1.0)},

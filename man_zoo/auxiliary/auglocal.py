@@ -5,13 +5,13 @@ evenly over the units after block j. Its parameters are its own; nothing is shar
 linearly over the blocks, and the last d + 1 units of the network train together.
 """
 
-import torch.nn as nn
-from torch import Tensor
+from torch import Tensor, nn
 
+from .head import Head
 from .site import Site
 
 
-class AugLocalHead(nn.Module):
+class AugLocalHead(Head):
     """A small network of the backbone's kind, trained by the task loss.
 
     Args:
@@ -24,30 +24,21 @@ class AugLocalHead(nn.Module):
     """
 
     def __init__(self, site: Site, *, aux_depth: int = 2, pyramid_coeff: float = 0.5) -> None:
-        super().__init__()
-        if site.units.build is None:
-            raise ValueError("auglocal cannot build units of this family; ResNets and ViTs work.")
+        super().__init__(site)
         depth = _depth(site, aux_depth, pyramid_coeff)
         widths = _spread_widths(site, depth)
-        layers = _units(site, widths)
-        # Pooling and flattening are two layers of the published sequence, one view here.
-        self.features = nn.Sequential(*layers)
+        self.features = nn.Sequential(*_units(site, widths))
         norm = [site.norm1d(widths[-1])] if depth <= 1 else []
         self.classifier = nn.Sequential(*norm, nn.Linear(widths[-1], site.num_classes))
         self.to_vector = site.layout.to_vector
-        self.criterion = site.criterion
 
     def classify(self, features: Tensor) -> Tensor:
-        """Logits ``(B, classes)`` of features in the backbone's own layout."""
         return self.classifier(self.to_vector(self.features(features)))
 
-    def forward(self, features: Tensor, target: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Local loss (a scalar) and logits ``(B, classes)``."""
-        logits = self.classify(features)
-        return self.criterion(logits, target), logits
 
-
-def final_cuts(cuts: tuple[int, ...], units: int, aux_depth: int = 2, **_) -> tuple[int, ...]:
+def final_cuts(
+    cuts: tuple[int, ...], units: int, aux_depth: int = 2, **_: object
+) -> tuple[int, ...]:
     """The cuts that remain when the last ``aux_depth + 1`` units train as the final block."""
     return tuple(cut for cut in cuts if cut < units - aux_depth - 1)
 
@@ -65,12 +56,15 @@ def _spread_widths(site: Site, depth: int) -> list[int]:
 
 
 def _units(site: Site, widths: list[int]) -> list[nn.Module]:
-    """New units of the given widths: stride 2 where the width doubles, twice where it quadruples."""
+    """New units of these widths: stride 2 where the width doubles, twice where it quadruples."""
+    build, template = site.units.build, site.units.modules[site.position + 1]
+    if build is None:
+        raise ValueError("auglocal cannot build units of this family; ResNets and ViTs work.")
     units, channels, halve_again = [], site.channels, False
     for width in widths:
         stride = 2 if width >= 2 * channels or halve_again else 1
         halve_again = width >= 4 * channels
-        unit = site.units.build(site.units.modules[site.position + 1], channels, width, stride)
+        unit = build(template, channels, width, stride)
         site.units.init(unit)
         units.append(unit)
         channels = width

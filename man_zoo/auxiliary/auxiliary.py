@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from .head import Head
 from .momentum import MomentumUnit
 
 
@@ -13,7 +14,7 @@ class Auxiliary(nn.Module):
         momentum: MAN's momentum unit in front of it, if any.
     """
 
-    def __init__(self, head: nn.Module, momentum: MomentumUnit | None = None) -> None:
+    def __init__(self, head: Head, momentum: MomentumUnit | None = None) -> None:
         super().__init__()
         self.momentum = nn.Identity() if momentum is None else momentum
         self.head = head
@@ -21,12 +22,12 @@ class Auxiliary(nn.Module):
     @property
     def needs_image(self) -> bool:
         """Whether the local loss looks at the un-normalised image."""
-        return getattr(self.head, "needs_image", False)
+        return self.head.needs_image
 
     @property
     def classifies(self) -> bool:
         """Whether the head gives class logits."""
-        return getattr(self.head, "classifies", True)
+        return self.head.classifies
 
     def forward(
         self, features: Tensor, target: Tensor, image: Tensor | None = None
@@ -34,6 +35,6 @@ class Auxiliary(nn.Module):
         """Local loss (a scalar) and logits ``(B, classes)``, ``None`` where the head has none."""
         return self.head(self.momentum(features), target, image)
 
-    def classify(self, features: Tensor) -> Tensor | None:
+    def classify(self, features: Tensor) -> Tensor:
         """The head's logits alone."""
         return self.head.classify(self.momentum(features))

@@ -5,15 +5,17 @@ wide head is the one in the release of MAN++ (arXiv 2507.16279).
 """
 
 import math
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..messages import unknown
+from .head import Head
 from .site import Site
 
 
-class DGLHead(nn.Module):
+class DGLHead(Head):
     """A classifier on the features, trained by the task loss.
 
     Args:
@@ -24,29 +26,25 @@ class DGLHead(nn.Module):
     """
 
     def __init__(self, site: Site, *, head: str = "narrow", width: int = 128) -> None:
-        super().__init__()
+        super().__init__(site)
         if head not in HEADS:
             raise unknown("head", head, HEADS)
         self.view, self.classifier = HEADS[head](site, width)
-        self.criterion = site.criterion
 
     def classify(self, features: Tensor) -> Tensor:
-        """Logits ``(B, classes)`` of features in the backbone's own layout."""
         return self.classifier(self.view(features))
 
-    def forward(self, features: Tensor, target: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Local loss (a scalar) and logits ``(B, classes)``."""
-        logits = self.classify(features)
-        return self.criterion(logits, target), logits
+
+Layers = tuple[Callable[[Tensor], Tensor], nn.Sequential]
 
 
-def _narrow(site: Site, width: int):
+def _narrow(site: Site, width: int) -> Layers:
     channels, reduced = site.channels, math.ceil(site.size[0] / 4)
     pooled = min(reduced, 2)
     features = channels * pooled**2
     layers: list[nn.Module] = [nn.AdaptiveAvgPool2d(reduced)]
     for _ in range(3):
-        layers += [nn.Conv2d(channels, channels, 1, bias=False), site.norm2d(channels), nn.ReLU(True)]
+        layers += _mix(site, channels, channels)
     layers += [nn.AdaptiveAvgPool2d(pooled), nn.Flatten()]
     for _ in range(2):
         layers += [nn.Linear(features, features, bias=False), site.norm1d(features), nn.ReLU(True)]
@@ -54,11 +52,11 @@ def _narrow(site: Site, width: int):
     return site.layout.to_map, nn.Sequential(*layers)
 
 
-def _wide(site: Site, width: int):
+def _wide(site: Site, width: int) -> Layers:
     channels, features = site.channels, 4 * width
     layers: list[nn.Module] = []
     for _ in range(3):
-        layers += [nn.Conv2d(channels, width, 1, bias=False), site.norm2d(width), nn.ReLU(True)]
+        layers += _mix(site, channels, width)
         channels = width
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     inputs = width
@@ -73,9 +71,13 @@ def _wide(site: Site, width: int):
     return view, nn.Sequential(*layers)
 
 
-def _token(site: Site, width: int):
+def _token(site: Site, width: int) -> Layers:
     layers = nn.Sequential(nn.LayerNorm(site.channels), nn.Linear(site.channels, site.num_classes))
     return site.layout.to_vector, layers
+
+
+def _mix(site: Site, inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 1, bias=False), site.norm2d(outputs), nn.ReLU(True)]
 
 
 HEADS = {"narrow": _narrow, "wide": _wide, "token": _token}

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..messages import unknown
+from .head import Head
 from .site import Site
 
 # Up to here images are small (CIFAR, SVHN, STL-10) and take the small heads; beyond, ImageNet's.
@@ -17,7 +18,7 @@ CONTRAST_FEATURES = 128
 TEMPERATURE = 0.07
 
 
-class InfoProHead(nn.Module):
+class InfoProHead(Head):
     """A decoder that restores the image and a classifier.
 
     Args:
@@ -40,24 +41,23 @@ class InfoProHead(nn.Module):
         classifier: str = "1c2f",
         local_loss: str = "cross_entropy",
     ) -> None:
-        super().__init__()
+        super().__init__(site)
         if classifier not in ("1c2f", "2c2f"):
             raise unknown("classifier", classifier, ("1c2f", "2c2f"))
         if local_loss not in ("cross_entropy", "contrast"):
             raise unknown("local_loss", local_loss, ("cross_entropy", "contrast"))
         self.lambda1 = _at_site(lambda1, site)
         self.lambda2 = _at_site(lambda2, site)
-        self.contrast = local_loss == "contrast"
-        self.classifies = not self.contrast
-        self.criterion = supervised_contrast if self.contrast else site.criterion
+        self.classifies = local_loss != "contrast"
+        self.task_loss = self.criterion if self.classifies else supervised_contrast
         self.to_map = site.layout.to_map
         self.image_size = site.image_size
         small = max(site.image_size) <= SMALL_IMAGE
         if small:
-            outputs = CONTRAST_FEATURES if self.contrast else site.num_classes
+            outputs = site.num_classes if self.classifies else CONTRAST_FEATURES
             self.decoder = _small_decoder(site)
             self.classifier = _small_classifier(site, int(classifier[0]), outputs)
-        elif self.contrast:
+        elif not self.classifies:
             raise ValueError(
                 f"local_loss='contrast' is for images up to {SMALL_IMAGE} px; "
                 f"for {max(site.image_size)} px use 'cross_entropy'."
@@ -67,27 +67,20 @@ class InfoProHead(nn.Module):
             self.classifier = _large_classifier(site)
         self.upsample_first = small
 
-    def classify(self, features: Tensor) -> Tensor | None:
-        """Logits ``(B, classes)``; ``None`` where the head learns features by contrast."""
-        return None if self.contrast else self.classifier(self.to_map(features))
+    def classify(self, features: Tensor) -> Tensor:
+        return self.classifier(self.to_map(features))
 
     def forward(
-        self, features: Tensor, target: Tensor, image: Tensor
+        self, features: Tensor, target: Tensor, image: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Local loss (a scalar) and logits.
-
-        Args:
-            features: In the backbone's layout.
-            target: Class indices ``(B,)``, or probabilities ``(B, classes)`` for cross-entropy.
-            image: ``(B, 3, H, W)``, un-normalised, values from 0 to 1.
-        """
+        assert image is not None
         x = self.to_map(features)
         decoded = self.decoder(resize(x, self.image_size) if self.upsample_first else x)
         # With logits: the same value as sigmoid and then cross-entropy, and safe under autocast.
         reconstruction = F.binary_cross_entropy_with_logits(decoded, image)
         outputs = self.classifier(x)
-        loss = self.lambda1 * reconstruction + self.lambda2 * self.criterion(outputs, target)
-        return loss, None if self.contrast else outputs
+        loss = self.lambda1 * reconstruction + self.lambda2 * self.task_loss(outputs, target)
+        return loss, outputs if self.classifies else None
 
 
 def _at_site(ends: tuple[float, float], site: Site) -> float:
@@ -124,7 +117,9 @@ def supervised_contrast(outputs: Tensor, target: Tensor) -> Tensor:
     return -per_anchor.mean()
 
 
-def _conv(site: Site, inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = False):
+def _conv(
+    site: Site, inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = False
+) -> list[nn.Module]:
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=bias)
     return [conv, site.norm2d(outputs), nn.ReLU(True)]
 
@@ -173,7 +168,8 @@ def _large_decoder(site: Site) -> nn.Sequential:
     while reduction > 2:
         reduction //= 2
         layers += [Resize((-(-height // reduction), -(-width // reduction)))]
-        layers += _conv(site, channels, _NEXT_WIDTH[reduction], 1 if reduction > 4 else 3, bias=True)
+        kernel = 1 if reduction > 4 else 3
+        layers += _conv(site, channels, _NEXT_WIDTH[reduction], kernel, bias=True)
         channels = _NEXT_WIDTH[reduction]
     layers += [Resize(site.image_size), nn.Conv2d(channels, site.image_channels, 3, padding=1)]
     return nn.Sequential(*layers)

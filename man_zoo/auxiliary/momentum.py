@@ -51,9 +51,9 @@ class MomentumSettings:
         if self.form not in FORMS:
             raise unknown("form", self.form, FORMS)
         if not 0 <= self.momentum <= 1:
-            raise ValueError(f"momentum is from 0 (direct copy) to 1 (no EMA); got {self.momentum}.")
+            raise ValueError(f"momentum is from 0 (direct copy) to 1 (none); got {self.momentum}.")
         if self.scale and (self.form == "paper" or not (self.bias and self.ema)):
-            raise ValueError("MAN++'s scale weighs two branches: it takes form='release', bias, ema.")
+            raise ValueError("manpp weighs two branches; use form='release' with bias and ema.")
         if not (self.bias or self.ema):
             raise ValueError("A momentum unit without bias and without ema is nothing; keep one.")
         if self.momentum_units < 1:
@@ -89,8 +89,8 @@ class MomentumUnit(nn.Module):
             self.bias = _fresh(source, units) if release else nn.Parameter(torch.zeros(channels))
         if settings.scale:
             self.scale = nn.Parameter(torch.ones(()))
-        last = source[-1:]
-        self.learnable = nn.Sequential(*(_fresh(last, units) for _ in range(settings.learnable_units)))
+        learnable = (_fresh(source[-1:], units) for _ in range(settings.learnable_units))
+        self.learnable = nn.Sequential(*learnable)
 
     def forward(self, h: Tensor) -> Tensor:
         return self.learnable(self._combine(h))

@@ -8,12 +8,13 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .head import Head
 from .site import Site
 
 MAX_FEATURES = 512
 
 
-class PredSimHead(nn.Module):
+class PredSimHead(Head):
     """A linear classifier on pooled features, and a convolution whose output's similarities match.
 
     Args:
@@ -23,11 +24,10 @@ class PredSimHead(nn.Module):
     """
 
     def __init__(self, site: Site, *, sim_weight: float = 0.99, pred_weight: float = 0.01) -> None:
-        super().__init__()
+        super().__init__(site)
         self.sim_weight = sim_weight
         self.pred_weight = pred_weight
         self.num_classes = site.num_classes
-        self.criterion = site.criterion
         self.to_map = site.layout.to_map
         channels = site.channels
         pool, features = _pool_to(MAX_FEATURES, channels, site.size)
@@ -36,11 +36,11 @@ class PredSimHead(nn.Module):
         self.decoder = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False))
 
     def classify(self, features: Tensor) -> Tensor:
-        """Logits ``(B, classes)`` of features in the backbone's own layout."""
         return self.classifier(self.to_map(features))
 
-    def forward(self, features: Tensor, target: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Local loss (a scalar) and logits ``(B, classes)``."""
+    def forward(
+        self, features: Tensor, target: Tensor, image: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         x = self.to_map(features)
         logits = self.classifier(x)
         wanted = target if target.is_floating_point() else F.one_hot(target, self.num_classes)

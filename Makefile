@@ -1,0 +1,27 @@
+# `make demo` trains the default recipe, `make test` runs the tests; both set up .venv first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint types check
+
+demo: .venv/installed
+	$(BIN)/accelerate launch recipes/train.py --experiment demo --overwrite
+
+test: .venv/installed
+	$(BIN)/pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed
+	$(BIN)/mypy
+
+check: test lint types
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install --editable . --group dev
+	touch $@

@@ -1,0 +1,50 @@
+"""What every base method's head has in common."""
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from .site import Site
+
+
+class Head(nn.Module):
+    """Local loss and, for most methods, logits from a block's features.
+
+    A method defines ``classify``; one whose loss is more than the task loss on those logits
+    defines ``forward`` as well. Settings are keyword-only arguments of ``__init__``: they become
+    keywords of ``timm.create_model`` and ``man_zoo.localize``.
+
+    Args:
+        site: Where the head stands.
+    """
+
+    needs_image: ClassVar[bool] = False
+    """Whether the loss looks at the un-normalised image."""
+
+    classifies: bool = True
+    """Whether the head gives class logits."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.criterion = site.criterion
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits ``(B, classes)``; only called where the head ``classifies``.
+
+        Args:
+            features: In the backbone's own layout.
+        """
+        raise NotImplementedError
+
+    def forward(
+        self, features: Tensor, target: Tensor, image: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Local loss (a scalar) and logits ``(B, classes)``.
+
+        Args:
+            features: In the backbone's own layout.
+            target: Class indices ``(B,)`` or probabilities ``(B, classes)``.
+            image: ``(B, C, H, W)`` un-normalised, values 0 to 1; ``None`` unless ``needs_image``.
+        """
+        logits = self.classify(features)
+        return self.criterion(logits, target), logits
