@@ -109,7 +109,7 @@ def _build_residual_block(
 ) -> nn.Module:
     assert isinstance(unit, BasicBlock | Bottleneck)
     norm_layer = type(unit.bn1)
-    kwargs: dict[str, int] = {}
+    kwargs: dict[str, Any] = {}
     if isinstance(unit, Bottleneck):
         groups = unit.conv2.groups
         planes = unit.conv3.out_channels // unit.expansion
@@ -135,8 +135,8 @@ def _build_residual_block(
 
 
 def vit_units(backbone: VisionTransformer) -> Units:
-    stem = ("patch_embed", "cls_token", "reg_token", "pos_embed")
-    stem = (*stem, "pos_drop", "patch_drop", "norm_pre")
+    tokens = ("cls_token", "reg_token", "pos_embed")
+    stem = ("patch_embed", *tokens, "pos_drop", "patch_drop", "norm_pre")
     head = ("norm", "attn_pool", "fc_norm", "head_drop", "head")
     return Units(
         names=("stem", *(f"blocks.{i}" for i in range(len(backbone.blocks)))),

@@ -87,8 +87,9 @@ class LocalModel(nn.Module):
         )
         self.auxiliaries = nn.ModuleList(auxiliaries).to(reference.device, reference.dtype)
         self.blocks = self._local_blocks(units)
+        count = spec.momentum.momentum_units if spec.momentum else 0
         self.links = [
-            MomentumLink(next_units(units, self.cuts, j, spec), auxiliary.momentum)
+            MomentumLink(next_units(units, self.cuts, j, count), auxiliary.momentum)
             for j, auxiliary in enumerate(self.auxiliaries)
             if isinstance(auxiliary.momentum, MomentumUnit) and auxiliary.momentum.follows
         ]

@@ -136,7 +136,7 @@ def make_spec(
     for key in keywords:
         if key not in accepted:
             raise unknown(f"keyword for {method}", key, sorted(accepted))
-    settings = _default_settings(backbone, method, k, tokens) | keywords
+    settings = _default_settings(backbone, method, k, tokens) | dict(keywords)
     momentum = None
     if method != base:
         chosen = {key: settings[key] for key in of_momentum if key in settings}

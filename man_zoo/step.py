@@ -49,7 +49,7 @@ def local_step(
             the block's own optimizer.
         update_momentum: Whether MAN's copies follow in this step; off while gradients accumulate.
     """
-    features, losses, logits = images, [], None
+    features, losses = images, []
     for j, block in enumerate(blocks):
         features, loss, logits = block(features, target, restored)
         backward(loss)

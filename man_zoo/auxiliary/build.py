@@ -40,7 +40,7 @@ def build_auxiliaries(
     for j, cut in enumerate(cuts):
         momentum, position = None, cut
         if spec.momentum is not None:
-            source = next_units(units, cuts, j, spec)
+            source = next_units(units, cuts, j, spec.momentum.momentum_units)
             position = cut + len(source)
             momentum = MomentumUnit(source, spec.momentum, units, widths[position])
         site = Site(
@@ -64,10 +64,10 @@ def build_auxiliaries(
     return auxiliaries
 
 
-def next_units(units: Units, cuts: tuple[int, ...], j: int, spec: LocalSpec) -> nn.Sequential:
-    """The units of the block after block ``j`` that MAN copies into block j's auxiliary."""
+def next_units(units: Units, cuts: tuple[int, ...], j: int, count: int) -> nn.Sequential:
+    """The first ``count`` units of the block after block ``j``: what MAN copies into block j."""
     end = cuts[j + 1] if j + 1 < len(cuts) else len(units) - 1
-    return first_units(units, cuts[j], spec.momentum.momentum_units, end)
+    return first_units(units, cuts[j], count, end)
 
 
 def _channels(shape: torch.Size, units: Units) -> int:

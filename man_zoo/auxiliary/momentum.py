@@ -9,6 +9,7 @@ cut. MAN++ (arXiv 2507.16279) weighs the two branches by a learnable scale.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,16 +80,22 @@ class MomentumUnit(nn.Module):
         super().__init__()
         self.layout: Layout = units.layout
         self.momentum = settings.momentum
-        release = settings.form == "release"
         self.follows = settings.ema
-        if settings.ema or not release:
-            self.ema = copy.deepcopy(source).requires_grad_(not release)
-        if not settings.ema and not release:
-            units.init(self.ema)
-        if settings.bias:
-            self.bias = _fresh(source, units) if release else nn.Parameter(torch.zeros(channels))
-        if settings.scale:
-            self.scale = nn.Parameter(torch.ones(()))
+        # Copies of the source; the paper's bias is a parameter. None where left out.
+        self.ema: Any = None
+        self.bias: Any = None
+        self.scale: nn.Parameter | None = None
+        if settings.form == "release":
+            if settings.ema:
+                self.ema = copy.deepcopy(source).requires_grad_(False)
+            if settings.bias:
+                self.bias = _fresh(source, units)
+            if settings.scale:
+                self.scale = nn.Parameter(torch.ones(()))
+        else:
+            self.ema = copy.deepcopy(source) if settings.ema else _fresh(source, units)
+            if settings.bias:
+                self.bias = nn.Parameter(torch.zeros(channels))
         learnable = (_fresh(source[-1:], units) for _ in range(settings.learnable_units))
         self.learnable = nn.Sequential(*learnable)
 
@@ -96,17 +103,15 @@ class MomentumUnit(nn.Module):
         return self.learnable(self._combine(h))
 
     def _combine(self, h: Tensor) -> Tensor:
-        bias, ema = getattr(self, "bias", None), getattr(self, "ema", None)
-        if ema is None:
-            return bias(h)
-        y = ema(h)
-        if bias is None:
-            return y
-        if isinstance(bias, nn.Parameter):
-            return y + self.layout.per_channel(bias)
-        if hasattr(self, "scale"):
-            return self.scale * bias(h) + (2 - self.scale) * y
-        return bias(h) + y
+        if self.ema is None:
+            return self.bias(h)
+        if self.bias is None:
+            return self.ema(h)
+        if isinstance(self.bias, nn.Parameter):
+            return self.ema(h) + self.layout.per_channel(self.bias)
+        if self.scale is not None:
+            return self.scale * self.bias(h) + (2 - self.scale) * self.ema(h)
+        return self.bias(h) + self.ema(h)
 
 
 def _fresh(source: nn.Sequential, units: Units) -> nn.Sequential:
@@ -133,7 +138,8 @@ class MomentumLink:
 
         Buffers stay: the copy's BatchNorm statistics come from its own forward passes.
         """
-        copies, sources = list(self.target.ema.parameters()), list(self.source.parameters())
+        copies: list[Tensor] = list(self.target.ema.parameters())
+        sources: list[Tensor] = list(self.source.parameters())
         torch._foreach_lerp_(copies, sources, 1 - self.target.momentum)
 
 
