@@ -40,6 +40,7 @@ from .spec import END_TO_END, LocalSpec, is_zoo_name, parse_name, take_keywords
 from .training.errors import user_errors
 from .training.learner import compile_blocks
 from .training.report import table
+from .training.setup import share_of_cores
 
 # The first step makes the optimizer's state and compiles, the second compiles what that changed.
 WARM_UP = 2
@@ -63,6 +64,7 @@ def build_parser() -> ArgumentParser:
     add("--channels-last", action=BooleanOptionalAction, default=True)
     add("--mixed-precision", choices=("no", "bf16"), default="no")
     add("--device", help="cpu, or the accelerator, e.g. cuda:1; the accelerator by default")
+    add("--cpu-threads", type=_positive, metavar="N", help="on the CPU; all cores by default")
     add("--json", type=Path, metavar="FILE", help="write the figures, each timed step among them")
     return parser
 
@@ -188,8 +190,9 @@ class Training:
         self, contestant: Contestant, model: LocalModel, args: Namespace, batch_size: int
     ) -> None:
         self.model, self.blocks = model, model.blocks
-        if contestant.checkpointed:
-            # timm checkpoints within the backbone's own forward: one block around all of it.
+        if contestant.spec.method == END_TO_END:
+            # One block around the backbone's own forward: timm checkpoints only within that, and
+            # end to end keeps no features that a next block would want.
             self.blocks = [LocalBlock([model.backbone], nn.Identity(), model.criterion)]
         self.optimizers = [
             create_optimizer_v2(
@@ -327,6 +330,8 @@ def benchmark(args: Namespace) -> dict[str, Any]:
         check(args)
         device = find_device(args.device)
         contestants = line_up(args)
+    if device.type == "cpu":
+        torch.set_num_threads(args.cpu_threads or share_of_cores())
     results = {one.name: Result(one.name) for one in contestants}
     add_memory(results, contestants, args)
     if args.time and device.type == "cuda":
@@ -419,9 +424,9 @@ def _cpu_model() -> str:
 
 
 def settings(args: Namespace) -> dict[str, Any]:
-    """The flags that the figures depend on."""
-    left_out = ("models", "json", "device")
-    values = {key: value for key, value in vars(args).items() if key not in left_out}
+    """The flags that the figures depend on; without those that have no value."""
+    elsewhere = ("models", "json", "device", "cpu_threads")
+    values = {k: v for k, v in vars(args).items() if k not in elsewhere and v is not None}
     return values | {"model_kwargs": dict(args.model_kwargs)}
 
 

@@ -225,5 +225,6 @@ def _undecayed(backbone: Any) -> set[str]:
 
 def _below_backbone(pattern: Any) -> Any:
     if isinstance(pattern, str):
-        return pattern.replace("^", r"^backbone\.")
+        # A group, because a pattern may be one of several: "^conv1|bn1".
+        return rf"^backbone\.(?:{pattern.replace('^', '')})"
     return [(_below_backbone(sub), *rest) for sub, *rest in pattern]

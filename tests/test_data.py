@@ -3,7 +3,6 @@
 import random
 import tarfile
 from argparse import ArgumentParser
-from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -31,7 +30,8 @@ def state(rank=0, world_size=1):
         process_index=rank,
         num_processes=world_size,
         device=torch.device("cpu"),
-        main_process_first=nullcontext,
+        is_main_process=rank == 0,
+        wait_for_everyone=lambda: None,
     )
 
 

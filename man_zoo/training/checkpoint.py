@@ -1,18 +1,24 @@
 """Checkpoints of a run: one folder an epoch, complete or not there; ``best`` points at one."""
 
 import os
+import random
 import shutil
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from ..local_model import LocalModel
+from .errors import UserError
 
 WEIGHTS = "model.safetensors"
 
 
+@dataclass
 class Progress:
     """How far a run is: saved in every checkpoint.
 
@@ -20,13 +26,22 @@ class Progress:
         epoch: Epochs finished.
         best_epoch: The epoch of the best validation accuracy.
         best_top1: That accuracy, in percent.
+        losses: Mean local losses ``(K,)`` of the last epoch.
     """
 
-    def __init__(self, epoch: int = 0, best_epoch: int = 0, best_top1: float = -1.0) -> None:
-        self.epoch, self.best_epoch, self.best_top1 = epoch, best_epoch, best_top1
+    epoch: int = 0
+    best_epoch: int = 0
+    best_top1: float = -1.0
+    losses: list[float] = field(default_factory=list)
+
+    def advance(self, losses: list[float], top1: float) -> None:
+        """Count an epoch that ended with these losses and this accuracy."""
+        self.epoch, self.losses = self.epoch + 1, losses
+        if top1 > self.best_top1:
+            self.best_epoch, self.best_top1 = self.epoch, top1
 
     def state_dict(self) -> dict[str, Any]:
-        return vars(self).copy()
+        return asdict(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -45,7 +60,9 @@ class Checkpoints:
         keep: How many of the newest to keep beside the best.
     """
 
-    def __init__(self, accelerator: Accelerator, model: LocalModel, folder: Path, keep: int) -> None:
+    def __init__(
+        self, accelerator: Accelerator, model: LocalModel, folder: Path, keep: int
+    ) -> None:
         self.accelerator, self.model, self.folder, self.keep = accelerator, model, folder, keep
         accelerator.register_save_state_pre_hook(self._save_weights)
         accelerator.register_load_state_pre_hook(self._load_weights)
@@ -53,7 +70,8 @@ class Checkpoints:
     def _save_weights(self, models: list, weights: list, folder: str) -> None:
         weights.clear()
         if self.accelerator.is_main_process:
-            save_weights(self.model, Path(folder) / WEIGHTS)
+            tensors = self.model.state_dict()
+            save_file({name: t.contiguous() for name, t in tensors.items()}, Path(folder) / WEIGHTS)
 
     def _load_weights(self, models: list, folder: str) -> None:
         models.clear()
@@ -61,35 +79,48 @@ class Checkpoints:
 
     def save(self, progress: Progress) -> None:
         """Write the checkpoint of a finished epoch; a run killed meanwhile still has the last."""
-        target = self.folder / f"epoch-{progress.epoch:04d}"
-        unfinished = self.folder / f".unfinished-{target.name}"
+        unfinished = self.folder / ".unfinished"
         if self.accelerator.is_main_process:
             shutil.rmtree(unfinished, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(unfinished))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            shutil.rmtree(target, ignore_errors=True)
-            unfinished.rename(target)
-            if progress.best_epoch == progress.epoch:
-                _point(self.folder / "best", target.name)
-            self._prune(progress.best_epoch)
+            unfinished.rename(self.folder / _name(progress.epoch))
+            self._tidy(progress)
 
-    def _prune(self, best_epoch: int) -> None:
+    def _tidy(self, progress: Progress) -> None:
+        """Let ``best`` point at the best epoch, and drop what need not be kept.
+
+        All of it every time: a run killed in here leaves nothing that the next time misses.
+        """
+        best = _name(progress.best_epoch)
+        link = self.folder / ".best"
+        link.unlink(missing_ok=True)
+        link.symlink_to(best)
+        os.replace(link, self.folder / "best")
         for old in list_checkpoints(self.folder)[: -self.keep]:
-            if old.name != f"epoch-{best_epoch:04d}":
+            if old.name != best:
                 shutil.rmtree(old)
 
     def resume(self) -> None:
-        """Load the newest complete checkpoint.
+        """Load the newest complete checkpoint; nothing if the run was stopped before its first.
 
         Raises:
-            FileNotFoundError: If the run has none.
+            UserError: If the run has another number of processes than the checkpoint.
         """
-        complete = list_checkpoints(self.folder)
-        if not complete:
-            raise FileNotFoundError(f"{self.folder.parent} has no checkpoint to resume from.")
-        self.accelerator.load_state(str(complete[-1]))
+        for newest in list_checkpoints(self.folder)[-1:]:
+            self._check_processes(newest)
+            self.accelerator.load_state(str(newest))
+            _load_random_states(newest / f"random_states_{self.accelerator.process_index}.pkl")
+
+    def _check_processes(self, checkpoint: Path) -> None:
+        saved, now = len(list(checkpoint.glob("random_states_*"))), self.accelerator.num_processes
+        if saved != now:
+            raise UserError(
+                f"{checkpoint} was written by {saved} process(es) and cannot be resumed by {now}; "
+                f"launch with --num_processes {saved}."
+            )
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -97,14 +128,15 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("epoch-*"))
 
 
-def save_weights(model: LocalModel, path: Path) -> None:
-    """The whole model, auxiliaries included, as safetensors."""
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
+def _name(epoch: int) -> str:
+    return f"epoch-{epoch:04d}"
 
 
-def _point(link: Path, name: str) -> None:
-    """Make a symbolic link, or move it, in one step."""
-    new = link.with_name(f".{link.name}")
-    new.unlink(missing_ok=True)
-    new.symlink_to(name)
-    os.replace(new, link)
+def _load_random_states(path: Path) -> None:
+    """Set the random states that Accelerate saved; its own load only logs where it fails."""
+    states = torch.load(path, map_location="cpu", weights_only=False)
+    random.setstate(states["random_state"])
+    np.random.set_state(states["numpy_random_seed"])
+    torch.set_rng_state(states["torch_manual_seed"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["torch_cuda_manual_seed"])

@@ -1,21 +1,52 @@
 """Flags of the training recipe: argparse, with YAML under it (``-c file.yaml``; flags win)."""
 
-from argparse import ArgumentParser, BooleanOptionalAction, Namespace
+import re
+import sys
+from argparse import Action, ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import yaml
 from timm.utils import ParseKwargs
 
 from ..messages import unknown
 from .data import add_data_args
+from .errors import UserError, user_errors
 
 DEFAULT_MODEL = "resnet20_man_dgl_k4"
+# Flags of one invocation, not of the run: not saved beside it.
+_INVOCATION = ("config", "resume", "overwrite")
+# What a resumed run may do differently; all else would be another run.
+_MAY_CHANGE = {
+    *_INVOCATION,
+    *("epochs", "output", "experiment", "checkpoint_hist", "log_interval"),
+    *("data_dir", "download", "workers", "validation_batch_size", "cpu_threads"),
+}
+
+
+class Parser(ArgumentParser):
+    """An ``ArgumentParser`` whose complaints are sentences for the caller to print."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}.")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ArgumentTypeError(f"{value} is too small, expected 1 or more")
+    return value
+
+
+_positive.__name__ = "int"  # argparse's word for it: "invalid int value"
 
 
 def build_parser() -> ArgumentParser:
     """Every flag of ``recipes/train.py``."""
-    parser = ArgumentParser(description="Train a network block by block, or end to end.")
+    parser = Parser(
+        description="Train a network block by block, or end to end.", allow_abbrev=False
+    )
     add = parser.add_argument
     add("-c", "--config", metavar="FILE", help="YAML file with flags; the command line wins")
     add_data_args(parser)
@@ -24,7 +55,7 @@ def build_parser() -> ArgumentParser:
     add("--model", default=DEFAULT_MODEL, help="zoo name, or a timm backbone with --method and --k")
     add("--method", help="learning method; the zoo name's by default, e2e for a timm backbone")
     add("--k", type=int, help="number of local blocks; the zoo name's by default")
-    add("--cuts", help="'published', 'even', or the names of the units that end a block")
+    add("--cuts", nargs="+", help="'published', 'even', or the names of the units that end a block")
     add("--form", help="form of MAN: release or paper")
     add("--man-momentum", type=float, help="m of MAN's moving average")
     add("--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE",
@@ -36,13 +67,16 @@ def build_parser() -> ArgumentParser:
     add("--lr", type=float, default=0.1, help="peak learning rate")
     add("--momentum", type=float, default=0.9, help="momentum of the optimizer")
     add("--weight-decay", type=float, default=1e-4)
-    add("--opt-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE")
+    add("--opt-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE",
+        help="further keywords of the optimizer, e.g. eps=1e-6")  # fmt: skip
     add("--filter-bias-and-bn", action=BooleanOptionalAction, default=False,
         help="no weight decay on biases and norms (published: decay on all)")  # fmt: skip
     add("--clip-grad", type=float, help="clip the gradient norm of each block to this")
-    add("--grad-accum-steps", type=int, default=1, help="batches to one update")
-    add("--sched", default="cosine", help="any schedule that timm knows")
-    add("--epochs", type=int, default=10)
+    add("--grad-accum-steps", type=_positive, default=1, help="batches to one update")
+    add("--sched", default="cosine", help="any schedule that timm knows, counted in updates")
+    add("--sched-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE",
+        help="further keywords of the schedule, e.g. decay_epochs=30 decay_rate=0.1")  # fmt: skip
+    add("--epochs", type=_positive, default=10)
     add("--warmup-epochs", type=float, default=0)
     add("--warmup-lr", type=float, default=0.0)
     add("--min-lr", type=float, default=0.0)
@@ -51,24 +85,32 @@ def build_parser() -> ArgumentParser:
     add("--smoothing", type=float, default=0.0, help="label smoothing, in every loss")
     add("--mixup", type=float, default=0.0, help="mixup alpha")
     add("--cutmix", type=float, default=0.0, help="cutmix alpha")
-    add("--mixup-prob", type=float, default=1.0)
-    add("--mixup-switch-prob", type=float, default=0.5)
-    add("--model-ema", action="store_true", help="validate a moving average of the weights as well")
+    add("--mixup-prob", type=float, default=1.0, help="share of batches that are mixed")
+    add("--mixup-switch-prob", type=float, default=0.5, help="share of cutmix where both are on")
+    add(
+        "--model-ema",
+        action="store_true",
+        help="keep, validate and export an average of the weights",
+    )
     add("--model-ema-decay", type=float, default=0.999)
 
     add = parser.add_argument_group("run").add_argument
     add("--seed", type=int, default=0)
     add("--mixed-precision", choices=("no", "bf16", "fp16"), help="accelerate's by default")
     add("--channels-last", action=BooleanOptionalAction, default=True)
-    add("--cpu-threads", type=int, help="threads of each process on the CPU; its share of the cores "
-        "by default, because accelerate launch would leave it one")  # fmt: skip
+    add("--cpu-threads", type=_positive, help="threads of each process on the CPU; its share of "
+        "the cores by default, because accelerate launch would leave it one")  # fmt: skip
     add("--compile", action="store_true", help="compile every block with torch.compile")
     add("--output", default="runs", metavar="DIR", help="folder of the run folders")
-    add("--experiment", metavar="NAME", help="name of the run folder; time, model and data if left out")
+    add(
+        "--experiment",
+        metavar="NAME",
+        help="name of the run folder; time, model and data if left out",
+    )
     add("--overwrite", action="store_true", help="replace a run folder of that name")
     add("--resume", metavar="RUN", help="go on from the last checkpoint of a run folder")
-    add("--checkpoint-hist", type=int, default=2, help="checkpoints to keep beside the best")
-    add("--log-interval", type=int, default=10, help="updates between looks at the losses")
+    add("--checkpoint-hist", type=_positive, default=2, help="checkpoints to keep beside the best")
+    add("--log-interval", type=_positive, default=10, help="updates between looks at the losses")
     return parser
 
 
@@ -76,38 +118,97 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Flags over YAML over defaults; ``--resume`` takes the run's own saved flags.
 
     Raises:
-        ValueError: For a key of the YAML file that is no flag.
-        FileNotFoundError: If the file or the run is not there.
+        UserError: For flags that are not understood, here or in a YAML file, for a file or run
+            that is not there, and for flags that a resumed run cannot change.
     """
+    argv = sys.argv[1:] if argv is None else argv
     parser = build_parser()
-    given = parser.parse_known_args(argv)[0]
-    for path in (_saved_args(given.resume), given.config):
-        if path:
-            parser.set_defaults(**_read_yaml(Path(path), parser))
-    return parser.parse_args(argv)
-
-
-def _saved_args(run: str | None) -> Path | None:
-    if run is None:
-        return None
-    path = Path(run) / "args.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(f"--resume {run}: there is no run ({path} is missing).")
-    return path
-
-
-def _read_yaml(path: Path, parser: ArgumentParser) -> dict:
-    if not path.is_file():
-        raise FileNotFoundError(f"--config {path}: no such file.")
-    values = {key.replace("-", "_"): value for key, value in (yaml.safe_load(path.read_text()) or {}).items()}
-    flags = {action.dest for action in parser._actions}
-    for key in values:
-        if key not in flags:
-            raise unknown(f"key in {path}", key, sorted(flags))
-    return values
+    given = parser.parse_args(argv)
+    saved = _read_run(given.resume, parser) if given.resume else []
+    config = _read_yaml(Path(given.config), parser) if given.config else []
+    args = parser.parse_args([*saved, *config, *argv])
+    if args.resume:
+        _refuse_changes(vars(parser.parse_args(saved)), vars(args))
+    return args
 
 
 def save_args(args: Namespace, path: Path) -> None:
     """Write all flags as YAML that ``-c`` reads."""
-    values = {key: value for key, value in vars(args).items() if key not in ("config", "resume")}
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    values = {key: value for key, value in vars(args).items() if key not in _INVOCATION}
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(yaml.safe_dump(values, sort_keys=False))
+    unfinished.replace(path)
+
+
+def _read_run(run: str, parser: ArgumentParser) -> list[str]:
+    path = Path(run) / "args.yaml"
+    if not path.is_file():
+        raise UserError(f"--resume {run}: there is no run ({path} is missing).")
+    return _read_yaml(path, parser)
+
+
+def _refuse_changes(saved: dict[str, Any], args: dict[str, Any]) -> None:
+    for key, value in args.items():
+        if key not in _MAY_CHANGE and value != saved[key]:
+            raise UserError(
+                f"--resume goes on as the run began, with {_flag(key)} {saved[key]}, not {value}; "
+                "start a new run to change that."
+            )
+
+
+# YAML as a command line: argparse then checks names, types and choices, as it does for flags.
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's booleans: ``on``, ``off`` and ``no`` are words here (``in-memory: off``)."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(":bool")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|false"), list("tf"))
+
+
+def _read_yaml(path: Path, parser: ArgumentParser) -> list[str]:
+    if not path.is_file():
+        raise UserError(f"--config {path}: no such file.")
+    with user_errors(yaml.YAMLError, about=f"{path} is not YAML"):
+        values = yaml.load(path.read_text(), _Loader) or {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is no list of flags; expected lines such as 'lr: 0.1'.")
+    actions = {action.dest: action for action in parser._actions}
+    words = []
+    with user_errors(UserError, ValueError, about=str(path)):
+        for key, value in values.items():
+            name = str(key).replace("-", "_")
+            if name not in actions:
+                raise unknown("key", key, sorted(actions))
+            words += _words(actions[name], value)
+        parser.parse_args(words)
+    return words
+
+
+def _words(action: Action, value: Any) -> list[str]:
+    """One YAML value as it would stand on the command line."""
+    flag = _flag(action.dest)
+    if value is None:
+        return []
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise ValueError(f"{flag} is true or false, not {value!r}.")
+        if isinstance(action, BooleanOptionalAction):
+            return [flag if value else flag.replace("--", "--no-", 1)]
+        return [flag] if value else []
+    if isinstance(action, ParseKwargs):
+        if not isinstance(value, dict):
+            raise ValueError(f"{flag} is a mapping such as {{key: value}}, not {value!r}.")
+        return [flag, *(f"{key}={item}" for key, item in value.items())]
+    if action.nargs is None:
+        return [f"{flag}={value}"]
+    return [flag, *map(str, value if isinstance(value, list) else [value])]
+
+
+def _flag(dest: str) -> str:
+    return "--" + dest.replace("_", "-")

@@ -537,7 +537,7 @@ def create_loaders(
     channels = (args.input_size or [args.in_chans])[0] or data_config.get("input_size", [3])[0]
     if channels not in PIL_MODES:
         raise ValueError(f"Images of {channels} channels were asked for; expected 1 (grey) or 3.")
-    with state.main_process_first():  # one process downloads, the others find the files
+    with _main_process_first(state):  # one process downloads, the others find the files
         splits, spec, names = open_dataset(args, PIL_MODES[channels])
 
     size = (spec.size, spec.size) if spec.size else _first_size(splits.train)
@@ -571,6 +571,18 @@ def create_loaders(
         val_count=len(splits.val),
     )
     return train, val, info
+
+
+@contextmanager
+def _main_process_first(state: Accelerator | PartialState) -> Iterator[None]:
+    """As Accelerate's, but should the main process fail, the others go on, to fail alike."""
+    if not state.is_main_process:
+        state.wait_for_everyone()
+    try:
+        yield
+    finally:
+        if state.is_main_process:
+            state.wait_for_everyone()
 
 
 def _first_size(dataset: Any) -> tuple[int, int] | None:

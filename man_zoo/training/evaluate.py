@@ -6,14 +6,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
+
+from ..local_model import LocalModel
+
+Loader = Iterable[tuple[Tensor, Tensor]]
 
 
 @torch.no_grad()
 def evaluate(
     accelerator: Accelerator,
     forward: Callable[[Tensor], list[Tensor]],
-    loader: Iterable[tuple[Tensor, Tensor]],
+    loader: Loader,
     outputs: int = 1,
 ) -> dict[str, Any]:
     """Top-1, top-5 and cross-entropy of every output of ``forward``.
@@ -53,3 +57,21 @@ def _sums(logits: Tensor, target: Tensor) -> Tensor:
     hits = logits.topk(min(5, logits.shape[1])).indices == target[:, None]
     loss = F.cross_entropy(logits, target, reduction="sum")
     return torch.stack([hits[:, 0].sum().double(), hits.sum().double(), loss.double()])
+
+
+def validate(
+    accelerator: Accelerator, backbone: nn.Module, loader: Loader, prefix: str
+) -> dict[str, float]:
+    """``{prefix}_top1`` and ``{prefix}_top5`` in percent and ``{prefix}_loss`` of a backbone."""
+    backbone.eval()
+    result = evaluate(accelerator, lambda images: [backbone(images)], loader)
+    return {f"{prefix}_{key}": result[key] for key in ("top1", "top5", "loss")}
+
+
+def evaluate_exits(accelerator: Accelerator, model: LocalModel, loader: Loader) -> dict[str, Any]:
+    """As :func:`evaluate`, with ``exits`` for every block: ``None`` where it cannot classify."""
+    model.eval()
+    if all(auxiliary.classifies for auxiliary in model.auxiliaries):
+        return evaluate(accelerator, model.forward_exits, loader, outputs=len(model.blocks))
+    result = evaluate(accelerator, lambda images: [model(images)], loader)
+    return result | {"exits": [None] * len(model.auxiliaries) + result["exits"]}

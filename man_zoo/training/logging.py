@@ -1,6 +1,7 @@
-"""What a run tells: JSON lines through Accelerate's trackers, a progress bar, a final table."""
+"""Where a run leaves its numbers: JSON lines through Accelerate's trackers, and a progress bar."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,39 +9,41 @@ from typing import Any
 from accelerate.tracking import GeneralTracker, on_main_process
 from tqdm import tqdm
 
+from .checkpoint import Progress
+from .report import few_losses
+
+LINES_EVERY = 30.0  # seconds between the bar's lines in a log file
+
 
 class JSONLTracker(GeneralTracker):
     """An Accelerate tracker that appends one JSON object a line.
 
     Args:
-        path: The file; lines of epochs that a resumed run repeats are dropped first.
-        epochs: Epochs that are finished; only their lines stay.
+        path: The file.
+        progress: How far the run is when trackers start: lines of epochs that a resumed run
+            repeats are dropped then.
     """
 
     name = "jsonl"
     requires_logging_directory = False
 
-    def __init__(self, path: Path, epochs: int = 0) -> None:
+    def __init__(self, path: Path, progress: Progress) -> None:
         super().__init__()
-        self.path = path
-        self._keep(epochs)
-
-    @on_main_process
-    def _keep(self, epochs: int) -> None:
-        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        # A line cut short by a kill belongs to no finished epoch.
-        complete = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] <= epochs]
-        unfinished = self.path.with_name(f".{self.path.name}")
-        unfinished.write_text("".join(complete))
-        unfinished.replace(self.path)
+        self.path, self.progress = path, progress
 
     @property
     def tracker(self) -> Path:
         return self.path
 
     @on_main_process
-    def store_init_configuration(self, values: dict[str, Any]) -> None:
-        """Nothing: the flags are in args.yaml beside the log."""
+    def start(self) -> None:
+        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        # A line cut short by a kill belongs to no finished epoch.
+        whole = [line for line in lines if line.endswith("\n")]
+        kept = [line for line in whole if json.loads(line)["epoch"] <= self.progress.epoch]
+        unfinished = self.path.with_name(f".{self.path.name}")
+        unfinished.write_text("".join(kept))
+        unfinished.replace(self.path)
 
     @on_main_process
     def log(self, values: dict[str, Any], step: int | None = None, **kwargs: Any) -> None:
@@ -49,7 +52,9 @@ class JSONLTracker(GeneralTracker):
 
 
 class TrainingBar:
-    """Progress over the whole run: losses of the first, middle and last block, speed, time left.
+    """One bar over the whole run: losses of the first, middle and last block, speed, time left.
+
+    Where standard error is no terminal, a line now and then instead.
 
     Args:
         total: Updates of the run.
@@ -58,37 +63,43 @@ class TrainingBar:
     """
 
     def __init__(self, total: int, done: int, show: bool) -> None:
-        self.bar = tqdm(total=total, initial=done, disable=not show, unit="update", smoothing=0.05)
+        for_file: dict[str, Any] = {"file": _Lines(), "mininterval": LINES_EVERY, "delay": 1e-9}
+        self.bar = tqdm(
+            total=total,
+            initial=done,
+            disable=not show,
+            unit="update",
+            smoothing=0.05,
+            dynamic_ncols=True,
+            **({} if sys.stderr.isatty() else for_file),
+        )
 
-    def update(self, epoch: str, losses: Sequence[float], images_per_second: float) -> None:
-        """One update more."""
-        first, middle, last = losses[0], losses[len(losses) // 2], losses[-1]
-        self.bar.set_description(epoch, refresh=False)
-        text = f"loss {first:.3f}"
-        if len(losses) > 1:
-            text += f" .. {middle:.3f} .. {last:.3f}"
-        self.bar.set_postfix_str(f"{text}, {images_per_second:.0f} images/s", refresh=False)
+    def show(self, epoch: int, losses: Sequence[float], images_per_second: float) -> None:
+        """Show these losses ``(K,)`` from the next advance on; ``epoch`` is counted from 1."""
+        self.bar.set_description(f"epoch {epoch}", refresh=False)
+        text = f"loss {few_losses(losses)}, {images_per_second:.0f} images/s"
+        self.bar.set_postfix_str(text, refresh=False)
 
     def say(self, line: str) -> None:
-        """A line above the bar."""
+        """A line above the bar, on standard output."""
         if not self.bar.disable:
             self.bar.write(line)
 
     def advance(self) -> None:
+        """One update more."""
         self.bar.update()
 
     def close(self) -> None:
         self.bar.close()
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Rows under a header, as text in columns; numbers to the right."""
-    cells = [[str(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    right = [i > 0 for i in range(len(header))]
+class _Lines:
+    """Standard error for tqdm, each of its states on a line of its own."""
 
-    def line(row: Sequence[str]) -> str:
-        parts = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True))
-        return "  ".join(parts).rstrip()
+    def write(self, text: str) -> None:
+        text = text.strip()
+        if text:
+            print(text, file=sys.stderr)
 
-    return "\n".join([line(cells[0]), "  ".join("-" * w for w in widths), *map(line, cells[1:])])
+    def flush(self) -> None:
+        sys.stderr.flush()

@@ -4,34 +4,42 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
 from ..messages import unknown
+from .errors import user_errors
+
+# timm's, without plateau: it asks for a metric, and these are counted in updates.
+SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant")
 
 
 def create_optimizers(args: Namespace, blocks: Sequence[nn.Module]) -> list[torch.optim.Optimizer]:
     """One optimizer a block, so that it can step right after the block's backward.
 
     Raises:
-        ValueError: For an optimizer that timm does not know.
+        ValueError: For an optimizer that timm does not know, or that needs second derivatives.
+        UserError: For keywords that it does not take.
     """
     if args.opt not in list_optimizers():
         raise unknown("optimizer", args.opt, list_optimizers())
-    return [
-        create_optimizer_v2(
-            block,
-            opt=args.opt,
-            lr=args.lr,
-            weight_decay=args.weight_decay,
-            momentum=args.momentum,
-            filter_bias_and_bn=args.filter_bias_and_bn,
-            **args.opt_kwargs,
-        )
-        for block in blocks
-    ]
+    if get_optimizer_info(args.opt).second_order:
+        raise ValueError(f"--opt {args.opt} needs second derivatives; expected one that does not.")
+    with user_errors(TypeError, AssertionError, about=f"--opt {args.opt} with --opt-kwargs"):
+        return [
+            create_optimizer_v2(
+                block,
+                opt=args.opt,
+                lr=args.lr,
+                weight_decay=args.weight_decay,
+                momentum=args.momentum,
+                filter_bias_and_bn=args.filter_bias_and_bn,
+                **args.opt_kwargs,
+            )
+            for block in blocks
+        ]
 
 
 def create_schedulers(
@@ -41,20 +49,22 @@ def create_schedulers(
 
     Raises:
         ValueError: For a schedule that timm does not know.
+        UserError: For keywords that it does not take.
     """
-    schedules = ("cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant")
-    if args.sched not in schedules:
-        raise unknown("schedule", args.sched, schedules)
-    return [
-        create_scheduler_v2(
-            optimizer,
-            sched=args.sched,
-            num_epochs=args.epochs,
-            warmup_epochs=args.warmup_epochs,
-            warmup_lr=args.warmup_lr,
-            min_lr=args.min_lr,
-            step_on_epochs=False,
-            updates_per_epoch=updates_per_epoch,
-        )[0]
-        for optimizer in optimizers
-    ]
+    if args.sched not in SCHEDULES:
+        raise unknown("schedule", args.sched, SCHEDULES)
+    with user_errors(TypeError, about=f"--sched {args.sched} with --sched-kwargs"):
+        return [
+            create_scheduler_v2(
+                optimizer,
+                sched=args.sched,
+                num_epochs=args.epochs,
+                warmup_epochs=args.warmup_epochs,
+                warmup_lr=args.warmup_lr,
+                min_lr=args.min_lr,
+                step_on_epochs=False,
+                updates_per_epoch=updates_per_epoch,
+                **args.sched_kwargs,
+            )[0]
+            for optimizer in optimizers
+        ]

@@ -1,0 +1,210 @@
+"""What a training step needs, prepared for this process, and the step itself."""
+
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import get_mixed_precision_context_manager
+from timm.data import Mixup
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3, distribute_bn
+from torch import Tensor, nn
+
+from ..local_model import LocalModel
+from .optim import create_optimizers, create_schedulers
+
+
+@dataclass
+class Learner:
+    """Trains a model batch by batch, each block by its own optimizer, on any number of devices.
+
+    Args:
+        accelerator: That the blocks and optimizers were prepared with.
+        model: The model that the blocks are parts of.
+        blocks: Its blocks, prepared: wrapped for data parallelism and mixed precision.
+        optimizers: One a block, prepared.
+        schedulers: One an optimizer.
+        updates_per_epoch: Updates, not batches.
+        mixup: timm's mixup and cutmix, if wanted.
+        ema: Moving average of the backbone's weights, if wanted.
+        clip_grad: Largest norm of each block's gradient, if any.
+    """
+
+    accelerator: Accelerator
+    model: LocalModel
+    blocks: Sequence[nn.Module]
+    optimizers: Sequence[AcceleratedOptimizer]
+    schedulers: Sequence[Scheduler]
+    updates_per_epoch: int
+    mixup: Mixup | None = None
+    ema: ModelEmaV3 | None = None
+    clip_grad: float | None = None
+    updates: int = 0
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the last update begun, the same for every block."""
+        return self.optimizers[0].param_groups[0]["lr"]
+
+    def start_epoch(self, epoch: int) -> None:
+        """Put everything in place for ``epoch``, counted from 0."""
+        self.model.train()
+        self._schedule(epoch * self.updates_per_epoch)
+
+    def learn(self, images: Tensor, target: Tensor) -> Tensor:
+        """Train on one batch of this process; every ``gradient_accumulation_steps``-th updates.
+
+        Args:
+            images: Normalised images ``(B, C, H, W)``.
+            target: Class indices ``(B,)``.
+
+        Returns:
+            Local losses ``(K,)`` of this process's batch, detached.
+        """
+        if self.mixup is not None:
+            images, target = self.mixup(images, target)
+        with self.accelerator.accumulate(*self.blocks):
+            output = self.model.local_step(
+                images,
+                target,
+                blocks=self.blocks,
+                backward=self.accelerator.backward,
+                step=self._update_block,
+                update_momentum=self.accelerator.sync_gradients,
+            )
+        if self.accelerator.sync_gradients:
+            self._finish_update()
+        return output.losses
+
+    def _update_block(self, j: int) -> None:
+        """Block j's own update, right after its backward; nothing while gradients accumulate."""
+        if not self.accelerator.sync_gradients:
+            return
+        optimizer, scaler = self.optimizers[j], self.accelerator.scaler
+        if self.clip_grad is not None:
+            self.accelerator.unscale_gradients(optimizer)
+            nn.utils.clip_grad_norm_(self.blocks[j].parameters(), self.clip_grad)
+        if scaler is None:
+            optimizer.step()
+        else:
+            # Not Accelerate's step: it would move the scale after every block.
+            scaler.step(optimizer.optimizer)
+        optimizer.zero_grad()
+
+    def _finish_update(self) -> None:
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.update()
+        if self.ema is not None:
+            self.ema.update(self.model.backbone)
+        self._schedule(self.updates + 1)
+
+    def _schedule(self, updates: int) -> None:
+        self.updates = updates
+        for scheduler in self.schedulers:
+            scheduler.step_update(updates)
+
+    def finish_epoch(self) -> None:
+        """Make the processes' models one: BatchNorm's running statistics are averaged."""
+        processes = self.accelerator.num_processes
+        if processes > 1:
+            distribute_bn(self.model, processes, reduce=True)
+            if self.ema is not None:
+                distribute_bn(self.ema.module, processes, reduce=True)
+
+
+def create_learner(
+    args: Namespace, accelerator: Accelerator, model: LocalModel, batches: int
+) -> Learner:
+    """Optimizers, schedules, mixup and EMA as the flags say; blocks wrapped by Accelerate.
+
+    Args:
+        args: Flags of the recipe.
+        accelerator: For the device, data parallelism and precision.
+        model: With its auxiliaries.
+        batches: Batches of an epoch.
+
+    Raises:
+        ValueError: For flags that do not go together.
+        UserError: For keywords that the optimizer or schedule does not take.
+    """
+    updates_per_epoch = batches // args.grad_accum_steps
+    if updates_per_epoch == 0:
+        raise ValueError(
+            f"--grad-accum-steps {args.grad_accum_steps} is more than the {batches} batches of an "
+            "epoch; expected at most that many."
+        )
+    mixup = create_mixup(args, model)
+    model.to(accelerator.device)
+    if args.channels_last:
+        model.to(memory_format=torch.channels_last)
+    if args.compile:
+        compile_blocks(model.blocks)
+    optimizers = create_optimizers(args, model.blocks)
+    schedulers = create_schedulers(args, optimizers, updates_per_epoch)
+    prepared = accelerator.prepare(*model.blocks, *optimizers)
+    blocks, optimizers = prepared[: len(model.blocks)], prepared[len(model.blocks) :]
+    if accelerator.native_amp:
+        for block in blocks:
+            keep_low_precision(accelerator, block)
+    return Learner(
+        accelerator,
+        model,
+        blocks,
+        optimizers,
+        schedulers,
+        updates_per_epoch,
+        mixup=mixup,
+        ema=ModelEmaV3(model.backbone, decay=args.model_ema_decay) if args.model_ema else None,
+        clip_grad=args.clip_grad,
+    )
+
+
+def create_mixup(args: Namespace, model: LocalModel) -> Mixup | None:
+    """timm's mixup and cutmix on device batches, if the flags ask for them.
+
+    Without timm's label smoothing: the losses smooth (``--smoothing``), mixed targets too.
+
+    Raises:
+        ValueError: For an odd batch size, or auxiliaries that need one class an image.
+    """
+    if not (args.mixup or args.cutmix):
+        return None
+    if args.batch_size % 2:
+        raise ValueError(
+            f"--mixup and --cutmix mix pairs of images, but --batch-size {args.batch_size} is odd; "
+            f"expected {args.batch_size + 1} or another even number."
+        )
+    if not all(auxiliary.classifies for auxiliary in model.auxiliaries):
+        raise ValueError(
+            "--mixup and --cutmix give an image two classes, and the contrastive loss needs one; "
+            "expected local_loss=cross_entropy with them."
+        )
+    return Mixup(
+        mixup_alpha=args.mixup,
+        cutmix_alpha=args.cutmix,
+        prob=args.mixup_prob,
+        switch_prob=args.mixup_switch_prob,
+        label_smoothing=0.0,
+        num_classes=model.backbone.num_classes,
+    )
+
+
+def compile_blocks(blocks: Sequence[nn.Module]) -> None:
+    """Compile every block in place; blocks of one shape share their code."""
+    torch._dynamo.config.recompile_limit = max(64, 2 * len(blocks))
+    for block in blocks:
+        block.compile(dynamic=False)
+
+
+def keep_low_precision(accelerator: Accelerator, block: nn.Module) -> None:
+    """Let a prepared block pass its features on as autocast made them.
+
+    Accelerate turns outputs into float32. The next block would round them straight back, and the
+    features between two blocks would take twice the memory.
+    """
+    plain = accelerator.unwrap_model(block, keep_fp32_wrapper=False)
+    autocast = get_mixed_precision_context_manager(True, accelerator.autocast_handler)
+    plain.forward = autocast(plain.forward)

@@ -1,0 +1,71 @@
+"""The local losses of an epoch, looked at now and then: each look waits for the device."""
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ..local_model import LocalModel
+from .errors import NonFiniteLoss
+
+
+class LossWatch:
+    """Collects local losses on the device; checks and averages them when looked at.
+
+    Args:
+        accelerator: For the mean over processes.
+        model: For the names of the blocks.
+    """
+
+    def __init__(self, accelerator: Accelerator, model: LocalModel) -> None:
+        self.accelerator, self.model = accelerator, model
+        self.unseen: list[tuple[int, Tensor]] = []
+        self.total = torch.zeros((), device=accelerator.device)
+        self.count = 0
+
+    def add(self, update: int, losses: Tensor) -> None:
+        """Losses ``(K,)`` of a batch that belongs to ``update``, counted from 1."""
+        self.unseen.append((update, losses))
+
+    def look(self) -> list[float]:
+        """The newest losses ``(K,)``, means over processes.
+
+        Raises:
+            NonFiniteLoss: If one since the last look was not finite.
+        """
+        losses = torch.stack([losses for _, losses in self.unseen])
+        losses = self.accelerator.reduce(losses, "mean")
+        if not losses.isfinite().all():
+            batch, block = (~losses.isfinite()).nonzero()[0].tolist()
+            raise NonFiniteLoss(
+                f"The loss of block {block + 1} ({self.model.block_name(block)}) was "
+                f"{losses[batch, block].item()} at update {self.unseen[batch][0]}; the last "
+                "checkpoint is untouched, and a lower --lr or a --clip-grad may help."
+            )
+        self.total, self.count = self.total + losses.sum(0), self.count + len(losses)
+        self.unseen.clear()
+        return losses[-1].tolist()
+
+    def mean(self) -> list[float]:
+        """Mean losses ``(K,)`` over all batches and processes.
+
+        Raises:
+            NonFiniteLoss: As :meth:`look`.
+        """
+        if self.unseen:
+            self.look()
+        return (self.total / self.count).tolist()
+
+
+def check_weights(model: LocalModel, update: int) -> None:
+    """Refuse weights that the last update has spoilt, before a checkpoint is made of them.
+
+    Raises:
+        NonFiniteLoss: With the name of the first such block.
+    """
+    for j, block in enumerate(model.blocks):
+        if not torch.stack([p.isfinite().all() for p in block.parameters()]).all():
+            raise NonFiniteLoss(
+                f"Weights of block {j + 1} ({model.block_name(j)}) were not finite after update "
+                f"{update}; the last checkpoint is untouched, and a lower --lr or a --clip-grad "
+                "may help."
+            )

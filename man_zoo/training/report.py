@@ -1,0 +1,69 @@
+"""What a run says in words: its beginning, an epoch, its end."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..local_model import LocalModel
+from .data import LoaderInfo
+
+
+def describe(model: LocalModel, data: LoaderInfo, run: Path) -> str:
+    """Two lines on what is about to be trained."""
+    backbone = sum(p.numel() for p in model.backbone.parameters())
+    auxiliaries = sum(p.numel() for p in model.auxiliaries.parameters())
+    return (
+        f"{model.spec.name}: {len(model.blocks)} local block(s), {backbone / 1e6:.2f} M parameters "
+        f"and {auxiliaries / 1e6:.2f} M in auxiliaries\n"
+        f"{data.name}: {data.train_count} images to train on, {data.val_count} to validate; {run}"
+    )
+
+
+def few_losses(losses: Sequence[float]) -> str:
+    """Losses of the first, middle and last block; of the only one, if there is one."""
+    few = sorted({0, len(losses) // 2, len(losses) - 1})
+    return " .. ".join(f"{losses[j]:.3f}" for j in few)
+
+
+def epoch_line(epoch: int, record: dict[str, Any]) -> str:
+    """One line on a finished epoch."""
+    ema = f" (EMA {record['ema_val_top1']:.2f} %)" if "ema_val_top1" in record else ""
+    return (
+        f"epoch {epoch:3d}  loss {few_losses(record['losses'])}  "
+        f"val top-1 {record['val_top1']:.2f} %{ema}  top-5 {record['val_top5']:.2f} %  "
+        f"{record['images_per_second']:.0f} images/s"
+    )
+
+
+def final_report(model: LocalModel, summary: dict[str, Any], run: Path) -> str:
+    """What every block can do, and how the run ended."""
+    rows = [
+        (f"{j + 1}  {model.block_name(j)}", f"{loss:.3f}", "-" if top1 is None else f"{top1:.2f}")
+        for j, (loss, top1) in enumerate(zip(summary["losses"], summary["exits"], strict=True))
+    ]
+    return "\n".join(
+        [
+            "",
+            table(("block", "train loss", "val top-1 %"), rows),
+            "",
+            f"{summary['model']} after {summary['epochs']} epochs: top-1 {summary['top1']:.2f} %, "
+            f"top-5 {summary['top5']:.2f} %, best top-1 {summary['best_top1']:.2f} % "
+            f"(epoch {summary['best_epoch']}), {summary['seconds']:.0f} s",
+            f"checkpoints, log and exported backbone: {run}",
+        ]
+    )
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Rows under a header, as text in columns; numbers to the right."""
+    cells = [[str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        first, *rest = (
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        return "  ".join([first, *rest]).rstrip()
+
+    return "\n".join([line(cells[0]), "  ".join("-" * w for w in widths), *map(line, cells[1:])])

@@ -1,0 +1,138 @@
+"""What has to stand before a run can start: its folder, Accelerate, the model."""
+
+import os
+import shutil
+from argparse import Namespace
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    ProjectConfiguration,
+    broadcast_object_list,
+    parse_flag_from_env,
+)
+from torch import nn
+
+from ..local_model import LocalModel
+from ..localize import localize
+from ..spec import END_TO_END, is_zoo_name, parse_name
+from .checkpoint import Checkpoints, Progress
+from .config import save_args
+from .data import LoaderInfo
+from .errors import UserError, user_errors
+from .logging import JSONLTracker
+
+
+def run_folder(args: Namespace) -> Path:
+    """Where the run lives; the same in every process.
+
+    Raises:
+        FileExistsError: If a new run would be written over an old one.
+    """
+    if args.resume:
+        return Path(args.resume)
+    data = args.dataset.replace("/", "-")
+    name = args.experiment or f"{datetime.now():%Y%m%d-%H%M%S}-{args.model}-{data}"
+    PartialState(cpu=on_cpu())  # the processes meet, for one to tell the others its time
+    run = Path(args.output) / broadcast_object_list([name])[0]
+    if run.exists() and not args.overwrite:
+        raise FileExistsError(
+            f"{run} is there already; --resume {run} goes on, --overwrite starts it anew."
+        )
+    return run
+
+
+def start_run(args: Namespace, run: Path) -> None:
+    """The run's folder with its flags; emptied first unless the run is resumed."""
+    if not args.resume:
+        shutil.rmtree(run, ignore_errors=True)
+    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    save_args(args, run / "args.yaml")
+
+
+def resume_run(args: Namespace, checkpoints: Checkpoints, progress: Progress) -> None:
+    """Go back to the run's newest checkpoint; a run that has none yet begins anew.
+
+    Raises:
+        UserError: If the run is already further than the flags say.
+    """
+    checkpoints.resume()
+    if progress.epoch > args.epochs:
+        raise UserError(
+            f"{args.resume} has finished {progress.epoch} epochs; "
+            f"expected --epochs {progress.epoch} or more."
+        )
+
+
+def create_accelerator(args: Namespace, run: Path, progress: Progress) -> Accelerator:
+    """Accelerate, logging to TensorBoard and JSON lines in the run's folder.
+
+    Raises:
+        ValueError: For a precision that the device does not have.
+    """
+    accelerator = Accelerator(
+        cpu=on_cpu(),
+        mixed_precision=args.mixed_precision,
+        gradient_accumulation_steps=args.grad_accum_steps,
+        project_config=ProjectConfiguration(str(run), logging_dir=str(run)),
+        log_with=["tensorboard", JSONLTracker(run / "log.jsonl", progress)],
+        kwargs_handlers=[
+            # BatchNorm's statistics are averaged once an epoch, not broadcast at every step.
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
+        ],
+    )
+    if accelerator.device.type == "cpu":
+        if accelerator.mixed_precision == "fp16":
+            raise ValueError("--mixed-precision fp16 is not for the CPU; expected bf16 or no.")
+        torch.set_num_threads(args.cpu_threads or share_of_cores())
+    return accelerator
+
+
+def on_cpu() -> bool:
+    """Whether ``accelerate launch --cpu`` asks for the CPU, or there is nothing else.
+
+    Said to Accelerate, because it makes separate runs of several CPU processes otherwise.
+    """
+    return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+
+
+def share_of_cores() -> int:
+    """The cores that this process may use, divided by the processes of this machine."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def create_model(args: Namespace, data: LoaderInfo) -> LocalModel:
+    """The model that the flags name, for the data's classes and size.
+
+    Raises:
+        ValueError: For an unknown name or method, an impossible K, a cut that does not exist.
+        UserError: For a keyword that the model does not take, or weights that there are not.
+    """
+    channels, height, width = data.input_size
+    cuts = " ".join(args.cuts) if args.cuts else None
+    flags = {"cuts": cuts, "form": args.form, "momentum": args.man_momentum}
+    keywords = {key: value for key, value in flags.items() if value is not None} | args.model_kwargs
+    if channels != 3:
+        keywords["in_chans"] = channels
+    backbone, method, k = args.model, args.method or END_TO_END, args.k
+    if is_zoo_name(args.model):
+        backbone, named, named_k = parse_name(args.model)
+        method, k = args.method or named, args.k or named_k
+    with user_errors(TypeError, RuntimeError, about=f"--model {args.model}"):
+        return localize(
+            backbone,
+            method,
+            k,
+            pretrained=args.pretrained,
+            auxiliaries=True,
+            criterion=nn.CrossEntropyLoss(label_smoothing=args.smoothing),
+            img_size=(height, width),
+            num_classes=data.num_classes,
+            pretrained_cfg_overlay={"mean": data.mean, "std": data.std},
+            **keywords,
+        )

@@ -1,0 +1,93 @@
+"""``data_parallel.py FILE``: train every case on this process's share, and save what came of it.
+
+Run by one process or by several under torchrun, the global batches are the same. Everything is in
+float64 and without BatchNorm, so results may differ by rounding only.
+"""
+
+import sys
+from itertools import product
+from pathlib import Path
+
+import torch
+from accelerate.state import AcceleratorState, GradientState
+
+import man_zoo
+from man_zoo.training.checkpoint import Progress
+from man_zoo.training.config import parse_args
+from man_zoo.training.evaluate import evaluate_exits
+from man_zoo.training.learner import create_learner
+from man_zoo.training.memory_loader import MemoryLoader
+from man_zoo.training.setup import create_accelerator
+
+STEPS, GLOBAL_BATCH, SIZE, CLASSES = 20, 4, 8, 3
+METHODS = {
+    "e2e": {"method": "e2e"},
+    "dgl": {"method": "dgl"},
+    "man_dgl, release": {"method": "man_dgl", "head": "narrow"},
+    "man_dgl, paper": {"method": "man_dgl", "head": "narrow", "form": "paper"},
+    "man_infopro": {"method": "man_infopro"},
+}
+CASES = list(product(METHODS, (1, 2)))
+
+
+def train_case(method: str, accumulate: int) -> dict:
+    """Losses, weights and validation after ``STEPS`` batches."""
+    GradientState._reset_state()
+    AcceleratorState._reset_state()
+    flags = f"--lr 0.05 --clip-grad 1 --cpu-threads 1 --grad-accum-steps {accumulate}"
+    args = parse_args(flags.split())
+    accelerator = create_accelerator(args, Path("unused"), Progress())
+    rank, world = accelerator.process_index, accelerator.num_processes
+    torch.manual_seed(rank)  # different on purpose: the processes must agree without it
+    model = man_zoo.localize(
+        "resnet20",
+        k=1 if method == "e2e" else 4,
+        num_classes=CLASSES,
+        img_size=SIZE,
+        norm_layer="groupnorm1",
+        head_norm="group",
+        **METHODS[method],
+    )
+    learner = create_learner(args, accelerator, model.double(), batches=STEPS)
+    generator = torch.Generator().manual_seed(0)
+    shape = (STEPS, GLOBAL_BATCH)
+    images = torch.randn(*shape, 3, SIZE, SIZE, dtype=torch.float64, generator=generator)
+    target = torch.randint(CLASSES, shape, generator=generator)
+    share = slice(rank * GLOBAL_BATCH // world, (rank + 1) * GLOBAL_BATCH // world)
+    learner.start_epoch(0)
+    losses = torch.stack(
+        [learner.learn(x[share], y[share]) for x, y in zip(images, target, strict=True)]
+    )
+    learner.finish_epoch()
+    weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    return {
+        "losses": accelerator.reduce(losses, "mean"),
+        "weights": weights,
+        "same_everywhere": bool((accelerator.gather(weights[None]) == weights).all()),
+        "validation": validate(accelerator, model),
+        "updates": learner.updates,
+        "wrapped": {type(block).__name__ for block in learner.blocks},
+    }
+
+
+def validate(accelerator, model) -> dict:
+    """Accuracy on 10 images in batches of 4: two processes get batches of 4 and 1."""
+    generator = torch.Generator().manual_seed(1)
+    loader = MemoryLoader(
+        torch.randint(256, (10, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator),
+        torch.randint(CLASSES, (10,), generator=generator),
+        batch_size=4,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        dtype=torch.float64,
+    )
+    return evaluate_exits(accelerator, model, loader)
+
+
+if __name__ == "__main__":
+    results = {case: train_case(*case) for case in CASES}
+    if AcceleratorState().is_main_process:
+        torch.save(results, sys.argv[1])
+    AcceleratorState().destroy_process_group()

@@ -1,0 +1,119 @@
+"""The benchmark on a network small enough to run in seconds; no figure of time is asserted."""
+
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from man_zoo.benchmark import benchmark, build_parser, line_up, parse_contestant, render
+from man_zoo.meter import StepCost
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "benchmark.py"
+MODEL = "resnet20_man_dgl_k4"
+E2E = "resnet20_e2e_k1"
+
+
+def run_recipe(monkeypatch, *flags: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *flags])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(RECIPE), run_name="__main__")
+    return end.value.code
+
+
+def names(*flags: str) -> list[str]:
+    return [one.name for one in line_up(build_parser().parse_args(flags))]
+
+
+def test_a_run_prints_a_table_and_writes_the_figures(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "figures.json"
+    flags = (MODEL, "--batch-size", "8", "--steps", "2", "--device", "cpu", "--json", str(path))
+    assert run_recipe(monkeypatch, *flags) == 0
+
+    report = json.loads(path.read_text())
+    assert report["settings"]["batch_size"] == 8
+    assert report["machine"]["threads"] >= 1
+    e2e, checkpointed, local = report["results"]
+    assert [e2e["model"], checkpointed["model"]] == [E2E, f"{E2E}, checkpointed"]
+    assert local["model"] == MODEL
+    for result in report["results"]:
+        assert len(result["seconds"]) == 2
+        assert result["images_per_second"] == pytest.approx(8 / result["median_seconds"])
+        assert result["cuda_peak_gib"] is None
+    assert e2e["time_ratio"] == e2e["peak_ratio"] == e2e["arithmetic_ratio"] == 1
+    pairs = zip(local["seconds"], e2e["seconds"], strict=True)
+    assert local["time_ratio"] == pytest.approx(sum(own / its for own, its in pairs) / 2)
+    assert local["arithmetic_ratio"] > 1
+    assert 1 < checkpointed["arithmetic_ratio"] < 1.5
+    assert checkpointed["peak_gib"] < e2e["peak_gib"]
+
+    printed = capsys.readouterr().out
+    assert render(report) == printed.rstrip("\n")
+    header, rule, *lines = printed.splitlines()
+    for column in ("ms/step", "images/s", "of e2e", "peak GiB", "arithmetic"):
+        assert column in header
+    assert "CUDA" not in header
+    assert lines[2].split()[0] == MODEL
+    assert f"{local['peak_gib']:.3f}" in lines[2]
+    assert "torch" in printed
+    assert set(rule) == {"-", " "}
+
+
+def test_without_time_a_large_model_takes_no_step():
+    flags = ("vit_base_patch16_224_man_dgl_k2", "--no-time", "--batch-size", "128")
+    report = benchmark(build_parser().parse_args([*flags, "--model-kwargs", "depth=2"]))
+    e2e, checkpointed, local = report["results"]
+    assert checkpointed["peak_ratio"] < 1
+    assert local["peak_gib"] == pytest.approx(local["peak_ratio"] * e2e["peak_gib"])
+    assert local["seconds"] is None
+    assert "ms/step" not in render(report)
+
+
+def test_each_backbone_has_its_own_baseline_once():
+    other = "resnet32_dgl_k8"
+    assert names(MODEL, f"{MODEL}:form=paper", E2E, other) == [
+        *(E2E, f"{E2E}, checkpointed", MODEL, f"{MODEL}:form=paper"),
+        *("resnet32_e2e_k1", "resnet32_e2e_k1, checkpointed", other),
+    ]
+
+
+def test_compiled_lines_follow_the_eager_ones_and_have_a_compiled_baseline():
+    contestants = line_up(build_parser().parse_args([MODEL, "--compile"]))
+    assert [one.compiled for one in contestants] == [False] * 3 + [True] * 3
+    assert {one.baseline for one in contestants[3:]} == {contestants[3].name}
+
+
+def test_keywords_of_a_variant_win_and_stay_away_from_end_to_end():
+    flags = (f"{MODEL}:form=paper:momentum=0.9", "--model-kwargs", "form=release", "num_classes=7")
+    e2e, _, local = line_up(build_parser().parse_args(flags))
+    assert e2e.keywords == {"num_classes": 7}
+    assert local.keywords == {"num_classes": 7, "form": "paper", "momentum": 0.9}
+
+
+def test_values_are_python_literals_or_text():
+    contestant = parse_contestant("resnet20_man_infopro_k4:lambda1=(5,0.5):cuts=even", {})
+    assert contestant.keywords == {"lambda1": (5, 0.5), "cuts": "even"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["resnet32_man_dgl_k"], "Unknown model 'resnet32_man_dgl_k'; .*'resnet32_man_dgl_k"),
+        ([f"{MODEL}:form"], "expected KEY=VALUE, got 'form'"),
+        ([f"{MODEL}:form=papr"], "Unknown form 'papr'.*'paper'"),
+        ([f"{MODEL}:fom=paper"], "unexpected keyword argument 'fom'"),
+        ([MODEL, "--device", "cdu"], "Unknown device 'cdu'"),
+        ([MODEL, "--compile", "--no-time"], "--compile is about time"),
+        ([MODEL, "--json", "nowhere/figures.json"], "no folder nowhere"),
+    ],
+)
+def test_an_error_is_one_sentence(monkeypatch, capsys, flags, sentence):
+    # What the model itself finds wrong would come after end to end has been measured.
+    monkeypatch.setattr("man_zoo.benchmark.measure", lambda *_, **__: StepCost(1, 1))
+    assert run_recipe(monkeypatch, *flags, "--no-time") == 1
+    error = capsys.readouterr().err.split("\r")[-1].strip()
+    assert error.startswith("benchmark.py: ")
+    assert "\n" not in error
+    assert re.search(sentence, error)
