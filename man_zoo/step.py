@@ -49,9 +49,11 @@ def local_step(
             the block's own optimizer.
         update_momentum: Whether MAN's copies follow in this step; off while gradients accumulate.
     """
-    features, losses = images, []
+    features, losses, last = images, [], len(blocks) - 1
     for j, block in enumerate(blocks):
         features, loss, logits = block(features, target, restored)
+        if j == last:
+            del features  # nobody reads them, and backward needs the room
         backward(loss)
         losses.append(loss.detach())
         # The last reference to the graph's root: without this the block would outlive its turn.

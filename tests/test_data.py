@@ -275,10 +275,10 @@ def test_digits_by_default():
     assert train.padding == 2
     assert train.hflip == 0
     assert (info.num_classes, info.train_count, info.val_count) == (10, 1437, 360)
-    assert info.input_size == (3, 32, 32)
+    assert info.input_size == (3, 16, 16)
     assert "digits" in info.name
     images, _ = next(iter(train))
-    assert images.shape == (64, 3, 32, 32)
+    assert images.shape == (64, 3, 16, 16)
     assert -1 <= images.min() < images.max() <= 1
     assert torch.equal(images[:, 0], images[:, 2])
     counts = torch.cat([labels for _, labels in val]).bincount()
@@ -293,7 +293,7 @@ def test_digits_grey_at_another_size():
     assert info.input_size == (1, 20, 20)
     assert info.mean == (0.3,)
     assert info.std == (0.4,)
-    assert next(iter(train))[0].shape == (128, 1, 20, 20)
+    assert next(iter(train))[0].shape == (64, 1, 20, 20)
 
 
 def test_small_folder_is_held_in_memory_at_its_own_size(folder):

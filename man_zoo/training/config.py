@@ -76,8 +76,8 @@ def build_parser() -> ArgumentParser:
     add("--sched", default="cosine", help="any schedule that timm knows, counted in updates")
     add("--sched-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE",
         help="further keywords of the schedule, e.g. decay_epochs=30 decay_rate=0.1")  # fmt: skip
-    add("--epochs", type=_positive, default=10)
-    add("--warmup-epochs", type=float, default=0)
+    add("--epochs", type=_positive, default=15)
+    add("--warmup-epochs", type=float, default=1)
     add("--warmup-lr", type=float, default=0.0)
     add("--min-lr", type=float, default=0.0)
 

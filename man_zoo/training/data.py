@@ -79,7 +79,7 @@ _DIGIT_NAMES = tuple("0123456789")
 
 DATASETS: dict[str, DatasetInfo] = {
     "digits": DatasetInfo(
-        "scikit-learn digits (8x8 scans)", 10, **_HALF, size=32, padding=2, hflip=0.0,
+        "scikit-learn digits (8x8 scans)", 10, **_HALF, size=16, padding=2, hflip=0.0,
         class_names=_DIGIT_NAMES,
     ),
     "cifar10": DatasetInfo("CIFAR-10", 10, **_CIFAR),
@@ -147,9 +147,9 @@ def add_data_args(parser: ArgumentParser) -> None:
         "-b",
         "--batch-size",
         type=int,
-        default=128,
+        default=64,
         metavar="N",
-        help="training images a step and process (default: 128)",
+        help="training images a step and process (default: 64)",
     )
     add("-vb", "--validation-batch-size", type=int, metavar="N", help="default: --batch-size")
     add(
