@@ -83,7 +83,8 @@ def test_initial_weights() -> None:
     model = create("resnet32", in_chans=1)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            assert (module.weight == 1).all() and (module.bias == 0).all()
+            assert (module.weight == 1).all()
+            assert (module.bias == 0).all()
         if isinstance(module, nn.Conv2d):
             variance = 2 / (module.kernel_size[0] ** 2 * module.out_channels)
             assert module.weight.var().item() == pytest.approx(variance, rel=0.35)
@@ -93,13 +94,15 @@ def test_initial_weights() -> None:
 
 def test_zero_init_last_is_an_option() -> None:
     block = create(zero_init_last=True).layer1[0]
-    assert not block.bn2.weight.any() and block.bn1.weight.all()
+    assert not block.bn2.weight.any()
+    assert block.bn1.weight.all()
 
 
 def test_default_cfg() -> None:
     model = create()
     cfg = timm.data.resolve_data_config(model=model)
-    assert cfg["input_size"] == (3, 32, 32) and cfg["crop_pct"] == 1.0
+    assert cfg["input_size"] == (3, 32, 32)
+    assert cfg["crop_pct"] == 1.0
     assert cfg["mean"] == pytest.approx((0.4914, 0.4824, 0.4467), abs=1e-4)
     assert cfg["std"] == pytest.approx((0.2471, 0.2435, 0.2616), abs=1e-4)
     assert model.num_classes == 10
@@ -130,7 +133,8 @@ def test_arguments_reach_the_layers() -> None:
     )
     assert model(torch.randn(2, 1, 32, 32)).shape == (2, 7)
     kinds = {type(m) for m in model.modules()}
-    assert nn.SiLU in kinds and nn.ReLU not in kinds
+    assert nn.SiLU in kinds
+    assert nn.ReLU not in kinds
     assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     assert model.fc.in_features == 128
     assert model.drop_rate == 0.5
@@ -181,7 +185,7 @@ def test_forward_intermediates(images: torch.Tensor) -> None:
     torch.testing.assert_close(stopped, features[1])
 
 
-@pytest.mark.parametrize("index, kept_chans", [(0, 16), (1, 16), (2, 32), (3, 64)])
+@pytest.mark.parametrize(("index", "kept_chans"), [(0, 16), (1, 16), (2, 32), (3, 64)])
 def test_prune_intermediate_layers(index: int, kept_chans: int, images: torch.Tensor) -> None:
     model = create()
     (expected,) = model.forward_intermediates(images, [index], intermediates_only=True)

@@ -183,7 +183,7 @@ def test_flops_of_a_linear_layer():
 
 
 @pytest.mark.parametrize(
-    "name, gib, checkpointed_gib, arithmetic",
+    ("name", "gib", "checkpointed_gib", "arithmetic"),
     [("resnet101", 15.56, 6.02, 1.33), ("vit_base_patch16_224", 14.96, 3.04, 1.22)],
 )
 def test_anchors_at_batch_128(name, gib, checkpointed_gib, arithmetic):
