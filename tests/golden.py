@@ -75,13 +75,13 @@ def _our_name(name: str, model: man_zoo.LocalModel) -> str:
         return f"auxiliaries.{j}.momentum.{part}.0.{inner}"
     if part == "scale":
         return f"auxiliaries.{j}.momentum.scale"
-    head = model.auxiliaries[j].head
+    head: Any = model.auxiliaries[j].head
     if part == "classifier" and model.spec.base == "auglocal":
         return f"auxiliaries.{j}.head.{_auglocal_layer(inner, head)}"
     return f"auxiliaries.{j}.head.{rest}"
 
 
-def _auglocal_layer(inner: str, head: torch.nn.Module) -> str:
+def _auglocal_layer(inner: str, head: Any) -> str:
     layer, _, parameter = inner.partition(".")
     if int(layer) < len(head.features):
         return f"features.{layer}.{parameter}"
@@ -140,7 +140,7 @@ def _double(values: Any) -> Tensor:
 
 def _worst(error: Tensor, size: Tensor | float) -> float:
     """The largest relative error; NaN where there is one, which no tolerance admits."""
-    return (error.abs() / abs(size)).max().item()
+    return (error.abs() / torch.as_tensor(size).abs()).max().item()
 
 
 def main(path: str) -> int:
