@@ -1,5 +1,6 @@
 """Any timm backbone as a model that learns locally."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from .families import list_units
 from .local_model import LocalModel
 from .messages import unknown
-from .spec import END_TO_END, check_method, make_spec, take_keywords
+from .spec import END_TO_END, check_method, make_spec, method_keywords, take_keywords
 
 
 def localize(
@@ -63,13 +64,20 @@ def localize(
         overlay["input_size"] = (channels, *size)
         if cfg.fixed_input_size:
             keywords["img_size"] = img_size
-    model = timm.create_model(
-        backbone,
-        pretrained=pretrained,
-        pretrained_cfg=pretrained_cfg,
-        pretrained_cfg_overlay=overlay,
-        **keywords,
-    )
+    try:
+        model = timm.create_model(
+            backbone,
+            pretrained=pretrained,
+            pretrained_cfg=pretrained_cfg,
+            pretrained_cfg_overlay=overlay,
+            **keywords,
+        )
+    except TypeError as error:
+        stray = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if stray is None:
+            raise
+        what = f"keyword for {method} that {backbone} does not take either"
+        raise unknown(what, stray[1], method_keywords(method)) from error
     tokens = list_units(model).layout.format is Format.NLC
     spec = make_spec(timm.models.get_arch_name(backbone), method, k, local_keywords, tokens)
     return LocalModel(

@@ -114,6 +114,13 @@ def take_keywords(keywords: dict[str, Any]) -> dict[str, Any]:
     return {key: keywords.pop(key) for key in ours & keywords.keys()}
 
 
+def method_keywords(method: str) -> list[str]:
+    """Keywords that a model of this method takes beside timm's."""
+    base = base_method(method)
+    of_momentum = _MOMENTUM_KEYWORDS if method != base else ()
+    return sorted({"cuts", "head_norm", *head_keywords(base), *of_momentum})
+
+
 def make_spec(
     backbone: str, method: str, k: int, keywords: Mapping[str, Any], tokens: bool = False
 ) -> LocalSpec:
@@ -130,23 +137,21 @@ def make_spec(
         ValueError: For a keyword of another method than this one, or a value it does not take.
     """
     base = base_method(method)
-    of_head = head_keywords(base)
-    of_momentum = _MOMENTUM_KEYWORDS if method != base else ()
-    accepted = {"cuts", "head_norm", *of_head, *of_momentum}
+    accepted = method_keywords(method)
     for key in keywords:
         if key not in accepted:
-            raise unknown(f"keyword for {method}", key, sorted(accepted))
+            raise unknown(f"keyword for {method}", key, accepted)
     settings = _default_settings(backbone, method, k, tokens) | dict(keywords)
     momentum = None
     if method != base:
-        chosen = {key: settings[key] for key in of_momentum if key in settings}
+        chosen = {key: settings[key] for key in _MOMENTUM_KEYWORDS if key in settings}
         momentum = MomentumSettings(scale=method.startswith("manpp"), **chosen)
     return LocalSpec(
         backbone,
         method,
         k,
         cuts=settings.get("cuts"),
-        head_settings={key: settings[key] for key in of_head if key in settings},
+        head_settings={key: settings[key] for key in head_keywords(base) if key in settings},
         momentum=momentum,
         head_norm=settings.get("head_norm", "batch"),
     )

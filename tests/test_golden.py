@@ -156,7 +156,7 @@ def _plain_losses(
 
 
 def _plain_momentum(momentum: torch.nn.Module, h: Tensor) -> Tensor:
-    scale = getattr(momentum, "scale", 1)
+    scale = 1 if momentum.scale is None else momentum.scale
     return scale * momentum.bias(h) + (2 - scale) * momentum.ema(h)
 
 

@@ -229,7 +229,6 @@ def test_learnable_units_follow_the_copies() -> None:
     assert all(p.grad is not None for p in unit.learnable.parameters())
 
 
-@pytest.mark.xfail(strict=True, reason="they copy the stride and the widths of the unit before")
 def test_learnable_units_keep_the_channels_of_a_copy_that_changes_stage() -> None:
     model = resnet(cuts="layer1.2 layer2.2 layer3.1", learnable_units=1)
     assert torch.isfinite(model.local_step(*batch()).losses).all()
@@ -248,7 +247,10 @@ def test_learnable_units_keep_the_channels_of_a_copy_that_changes_stage() -> Non
         ({"scale": True, "bias": False}, "use form='release' with bias and ema."),
         ({"scale": True, "ema": False}, "use form='release' with bias and ema."),
         ({"bias": False, "ema": False}, "without bias and without ema is nothing; keep one."),
-        ({"momentum_units": 0}, "momentum_units is at least 1; got 0."),
+        (
+            {"momentum_units": 0},
+            "momentum_units is at least 1 and learnable_units at least 0; got 0 and 0.",
+        ),
     ],
 )
 def test_settings_that_contradict_are_refused_in_a_sentence(settings: dict, sentence: str) -> None:

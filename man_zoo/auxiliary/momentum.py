@@ -57,8 +57,11 @@ class MomentumSettings:
             raise ValueError("manpp weighs two branches; use form='release' with bias and ema.")
         if not (self.bias or self.ema):
             raise ValueError("A momentum unit without bias and without ema is nothing; keep one.")
-        if self.momentum_units < 1:
-            raise ValueError(f"momentum_units is at least 1; got {self.momentum_units}.")
+        if self.momentum_units < 1 or self.learnable_units < 0:
+            raise ValueError(
+                "momentum_units is at least 1 and learnable_units at least 0; got "
+                f"{self.momentum_units} and {self.learnable_units}."
+            )
 
 
 class MomentumUnit(nn.Module):
@@ -96,7 +99,10 @@ class MomentumUnit(nn.Module):
             self.ema = copy.deepcopy(source) if settings.ema else _fresh(source, units)
             if settings.bias:
                 self.bias = nn.Parameter(torch.zeros(channels))
-        learnable = (_fresh(source[-1:], units) for _ in range(settings.learnable_units))
+        learnable = (
+            _fresh(_same_shape(source[-1], units, channels), units)
+            for _ in range(settings.learnable_units)
+        )
         self.learnable = nn.Sequential(*learnable)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -114,10 +120,15 @@ class MomentumUnit(nn.Module):
         return self.bias(h) + self.ema(h)
 
 
-def _fresh(source: nn.Sequential, units: Units) -> nn.Sequential:
+def _fresh(source: nn.Module, units: Units) -> nn.Module:
     unit = copy.deepcopy(source)
     units.init(unit)
     return unit
+
+
+def _same_shape(unit: nn.Module, units: Units, channels: int) -> nn.Module:
+    """A unit like this one that keeps channels and size, where the family can build it."""
+    return unit if units.build is None else units.build(unit, channels, channels, 1)
 
 
 class MomentumLink:

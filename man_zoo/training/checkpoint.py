@@ -119,7 +119,7 @@ class Checkpoints:
         if saved != now:
             raise UserError(
                 f"{checkpoint} was written by {saved} process(es) and cannot be resumed by {now}; "
-                f"launch with --num_processes {saved}."
+                f"launch {saved} process(es)."
             )
 
 
