@@ -51,4 +51,4 @@ def test_recipe_in_two_processes(tmp_path):
     checkpoint: Path = tmp_path / "run" / "checkpoints" / "epoch-0001"
     assert len(list(checkpoint.glob("random_states_*"))) == 2
     alone = python(train, "--resume", str(tmp_path / "run"), check=False)
-    assert "cannot be resumed by 1; launch with --num_processes 2." in alone.stderr
+    assert "cannot be resumed by 1; launch 2 process(es)." in alone.stderr
