@@ -33,7 +33,8 @@ def flags(data: Path, output: Path, *more: str) -> list[str]:
     return [
         *("--dataset", "folder", "--data-dir", str(data), "--img-size", "8", "--batch-size", "4"),
         *("--model", "resnet20_man_dgl_k4", "--model-kwargs", "head=narrow", "--cpu-threads", "1"),
-        *("--output", str(output), "--experiment", "run", "--epochs", "1", *more),
+        *("--output", str(output), "--experiment", "run", "--epochs", "1"),
+        *("--warmup-epochs", "0", *more),
     ]
 
 

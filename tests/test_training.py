@@ -229,7 +229,7 @@ WRONG = {
     "method": ("--model resnet20 --method dlg --k 4", "Unknown method 'dlg'"),
     "k": ("--model resnet20_dgl_k40 --model-kwargs", "k=40 is impossible for resnet20"),
     "cut": ("--cuts layer9.0", "Unknown cut 'layer9.0'"),
-    "keyword": ("--model resnet20 --model-kwargs colour=red", "--model resnet20: "),
+    "keyword": ("--model resnet20 --model-kwargs colour=red", "does not take either 'colour'"),
     "optimizer": ("--opt sdg", "Unknown optimizer 'sdg'; expected one of"),
     "second order": ("--opt adahessian", "needs second derivatives"),
     "optimizer keyword": ("--opt adamw --opt-kwargs colour=red", "unexpected keyword"),
