@@ -12,6 +12,7 @@ from timm.data import Mixup
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3, distribute_bn
 from torch import Tensor, nn
+from torch._functorch import config as functorch_config
 
 from ..local_model import LocalModel
 from .optim import create_optimizers, create_schedulers
@@ -195,6 +196,8 @@ def create_mixup(args: Namespace, model: LocalModel) -> Mixup | None:
 def compile_blocks(blocks: Sequence[nn.Module]) -> None:
     """Compile every block in place; blocks of one shape share their code."""
     torch._dynamo.config.recompile_limit = max(64, 2 * len(blocks))
+    # On the CPU a ReLU's mask costs far more to store and load than to compute again.
+    functorch_config.aggressive_recomputation = True
     for block in blocks:
         block.compile(dynamic=False)
 
