@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from .auxiliary import Auxiliary
+from .recompute import run
 
 
 class LocalBlock(nn.Module):
@@ -19,6 +20,7 @@ class LocalBlock(nn.Module):
         output: The auxiliary of blocks 1 .. K-1, or, for block K, the backbone's head.
         criterion: Loss of the head, ``(logits, target) -> scalar``; auxiliaries bring their own.
         undecayed: Ids of the parameters that the backbone wants without weight decay.
+        recompute: Indices, within the block, of the units that are recomputed in backward.
     """
 
     def __init__(
@@ -27,12 +29,14 @@ class LocalBlock(nn.Module):
         output: nn.Module,
         criterion: Callable[[Tensor, Tensor], Tensor],
         undecayed: frozenset[int] = frozenset(),
+        recompute: frozenset[int] = frozenset(),
     ) -> None:
         super().__init__()
         self.units = nn.Sequential(*units)
         self.output = output
         self.criterion = criterion
         self.undecayed = undecayed
+        self.recompute = recompute
 
     def forward(
         self, features: Tensor, target: Tensor, image: Tensor | None = None
@@ -48,7 +52,9 @@ class LocalBlock(nn.Module):
             Features for the next block (detached), the local loss (a scalar, with the block's
             graph behind it), and logits ``(B, classes)``, detached, or ``None``.
         """
-        h = self.units(features.detach())
+        h = features.detach()
+        for i, unit in enumerate(self.units):
+            h = run(unit, h, recompute=i in self.recompute)
         if isinstance(self.output, Auxiliary):
             loss, logits = self.output(h, target, image)
         else:

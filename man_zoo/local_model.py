@@ -11,6 +11,7 @@ from .auxiliary.auglocal import final_cuts
 from .auxiliary.build import build_auxiliaries, next_units
 from .families import Units, list_units
 from .local_block import LocalBlock
+from .recompute import choose_recompute
 from .spec import LocalSpec
 from .split import choose_cuts
 from .step import LocalOutput, local_step
@@ -70,6 +71,7 @@ class LocalModel(nn.Module):
         self.cuts = choose_cuts(spec.backbone, units.names, spec.k, spec.cuts)
         if spec.base == "auglocal":
             self.cuts = final_cuts(self.cuts, len(units), **spec.head_settings)
+        recompute = choose_recompute(spec.recompute, units.names, len(self.cuts))
         # Plain lists: parameters are registered once, in backbone and auxiliaries.
         self.blocks: list[LocalBlock] = []
         self.links: list[MomentumLink] = []
@@ -84,9 +86,10 @@ class LocalModel(nn.Module):
             self.input_size,
             self.backbone.num_classes,
             self.criterion,
+            recompute[1],
         )
         self.auxiliaries = nn.ModuleList(auxiliaries).to(reference.device, reference.dtype)
-        self.blocks = self._local_blocks(units)
+        self.blocks = self._local_blocks(units, recompute[0])
         count = spec.momentum.momentum_units if spec.momentum else 0
         self.links = [
             MomentumLink(next_units(units, self.cuts, j, count), auxiliary.momentum)
@@ -94,14 +97,20 @@ class LocalModel(nn.Module):
             if isinstance(auxiliary.momentum, MomentumUnit) and auxiliary.momentum.follows
         ]
 
-    def _local_blocks(self, units: Units) -> list[LocalBlock]:
+    def _local_blocks(self, units: Units, recompute: frozenset[int]) -> list[LocalBlock]:
         starts = [0, *(cut + 1 for cut in self.cuts)]
         ends = [*starts[1:], len(units)]
         outputs = [*self.auxiliaries, units.head]
         undecayed = _undecayed(self.backbone)
         ids = frozenset(id(p) for n, p in self.backbone.named_parameters() if n in undecayed)
         return [
-            LocalBlock(units.modules[start:end], output, self.criterion, ids)
+            LocalBlock(
+                units.modules[start:end],
+                output,
+                self.criterion,
+                ids,
+                frozenset(i - start for i in recompute if start <= i < end),
+            )
             for start, end, output in zip(starts, ends, outputs, strict=True)
         ]
 

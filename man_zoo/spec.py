@@ -11,6 +11,7 @@ from .messages import unknown
 
 WRAPPERS = ("man", "manpp")
 END_TO_END = "e2e"
+_SHARED_KEYWORDS = ("cuts", "head_norm", "recompute")
 _MOMENTUM_KEYWORDS = tuple(f.name for f in fields(MomentumSettings) if f.name != "scale")
 
 # Published settings that differ from the methods' own defaults (InfoPro and MAN papers).
@@ -42,6 +43,7 @@ class LocalSpec:
         head_settings: Keywords of the base method's head.
         momentum: MAN's settings; ``None`` for a base method alone.
         head_norm: ``"batch"``, or ``"group"`` for heads that do not look across the batch.
+        recompute: As :func:`man_zoo.recompute.choose_recompute` takes it.
 
     Raises:
         ValueError: For an unknown method or head norm.
@@ -54,6 +56,7 @@ class LocalSpec:
     head_settings: Mapping[str, Any] = field(default_factory=dict)
     momentum: MomentumSettings | None = None
     head_norm: str = "batch"
+    recompute: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         check_method(self.method)
@@ -109,7 +112,7 @@ def check_method(method: str) -> None:
 
 def take_keywords(keywords: dict[str, Any]) -> dict[str, Any]:
     """Take every keyword of ours out of ``keywords``; what is left is timm's."""
-    ours = {"cuts", "head_norm", *_MOMENTUM_KEYWORDS}
+    ours = {*_SHARED_KEYWORDS, *_MOMENTUM_KEYWORDS}
     ours |= {key for base in METHODS for key in head_keywords(base)}
     return {key: keywords.pop(key) for key in ours & keywords.keys()}
 
@@ -118,7 +121,7 @@ def method_keywords(method: str) -> list[str]:
     """Keywords that a model of this method takes beside timm's."""
     base = base_method(method)
     of_momentum = _MOMENTUM_KEYWORDS if method != base else ()
-    return sorted({"cuts", "head_norm", *head_keywords(base), *of_momentum})
+    return sorted({*_SHARED_KEYWORDS, *head_keywords(base), *of_momentum})
 
 
 def make_spec(
@@ -130,7 +133,7 @@ def make_spec(
         backbone: timm name of the backbone, without a tag.
         method: Method name.
         k: Number of local blocks.
-        keywords: ``cuts``, ``head_norm`` and the method's own.
+        keywords: ``cuts``, ``head_norm``, ``recompute`` and the method's own.
         tokens: Whether the backbone passes tokens on (ViT), which changes some defaults.
 
     Raises:
@@ -154,6 +157,7 @@ def make_spec(
         head_settings={key: settings[key] for key in head_keywords(base) if key in settings},
         momentum=momentum,
         head_norm=settings.get("head_norm", "batch"),
+        recompute=settings.get("recompute"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from ..recompute import run
 from .head import Head
 from .momentum import MomentumUnit
 
@@ -12,12 +13,16 @@ class Auxiliary(nn.Module):
     Args:
         head: A base method's head.
         momentum: MAN's momentum unit in front of it, if any.
+        recompute: Whether head and momentum unit are recomputed in backward.
     """
 
-    def __init__(self, head: Head, momentum: MomentumUnit | None = None) -> None:
+    def __init__(
+        self, head: Head, momentum: MomentumUnit | None = None, recompute: bool = False
+    ) -> None:
         super().__init__()
         self.momentum = nn.Identity() if momentum is None else momentum
         self.head = head
+        self.recompute = recompute
 
     @property
     def needs_image(self) -> bool:
@@ -33,7 +38,7 @@ class Auxiliary(nn.Module):
         self, features: Tensor, target: Tensor, image: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Local loss (a scalar) and logits ``(B, classes)``, ``None`` where the head has none."""
-        return self.head(self.momentum(features), target, image)
+        return run(self.head, self.momentum(features), target, image, recompute=self.recompute)
 
     def classify(self, features: Tensor) -> Tensor:
         """The head's logits alone."""

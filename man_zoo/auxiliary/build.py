@@ -1,6 +1,6 @@
 """All auxiliaries of a split network, from its spec."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from timm.layers import Format
@@ -22,6 +22,7 @@ def build_auxiliaries(
     input_size: tuple[int, int, int],
     num_classes: int,
     criterion: Callable[[Tensor, Tensor], Tensor],
+    recompute: frozenset[int] = frozenset(),
 ) -> list[Auxiliary]:
     """One auxiliary for each block but the last.
 
@@ -33,35 +34,80 @@ def build_auxiliaries(
         input_size: ``(channels, height, width)`` of the image.
         num_classes: Classes of the task.
         criterion: Classification loss.
+        recompute: Indices of the auxiliaries that are recomputed in backward.
+
+    Raises:
+        ValueError: If a block has too few units for the momentum unit of the one before.
     """
     shapes = unit_shapes(backbone, input_size)
-    widths = tuple(_channels(shape, units) for shape in shapes)
-    auxiliaries = []
-    for j, cut in enumerate(cuts):
-        momentum, position = None, cut
-        if spec.momentum is not None:
-            source = next_units(units, cuts, j, spec.momentum.momentum_units)
-            position = cut + len(source)
-            momentum = MomentumUnit(source, spec.momentum, units, widths[position])
-        site = Site(
-            index=j,
-            count=len(cuts),
-            channels=widths[position],
-            size=_map_size(shapes[position], units),
-            layout=units.layout,
-            image_size=input_size[1:],
-            image_channels=input_size[0],
-            num_classes=num_classes,
-            units=units,
-            position=position,
-            widths=widths,
-            norm=spec.head_norm,
-            criterion=criterion,
+    if spec.momentum is not None:
+        for j in range(len(cuts)):
+            next_units(units, cuts, j, spec.momentum.momentum_units)
+    return [
+        build_auxiliary(
+            units,
+            shapes,
+            cut,
+            spec,
+            input_size,
+            num_classes,
+            criterion,
+            place=(j, len(cuts)),
+            recompute=j in recompute,
         )
-        head = METHODS[spec.base](site, **spec.head_settings)
-        init_convolutions(head)
-        auxiliaries.append(Auxiliary(head, momentum))
-    return auxiliaries
+        for j, cut in enumerate(cuts)
+    ]
+
+
+def build_auxiliary(
+    units: Units,
+    shapes: Sequence[torch.Size],
+    cut: int,
+    spec: LocalSpec,
+    input_size: tuple[int, int, int],
+    num_classes: int,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    *,
+    place: tuple[int, int],
+    recompute: bool = False,
+) -> Auxiliary:
+    """The auxiliary of a block that ends after unit ``cut``.
+
+    Args:
+        units: The backbone's units.
+        shapes: Output shape of each of them for one image.
+        cut: Index of the block's last unit.
+        spec: Method and settings.
+        input_size: ``(channels, height, width)`` of the image.
+        num_classes: Classes of the task.
+        criterion: Classification loss.
+        place: Which auxiliary it is, from 0, and how many there are.
+        recompute: Whether it is recomputed in backward.
+    """
+    widths = tuple(_channels(shape, units) for shape in shapes)
+    momentum, position = None, cut
+    if spec.momentum is not None:
+        position = cut + spec.momentum.momentum_units
+        source = nn.Sequential(*units.modules[cut + 1 : position + 1])
+        momentum = MomentumUnit(source, spec.momentum, units, widths[position], recompute)
+    site = Site(
+        index=place[0],
+        count=place[1],
+        channels=widths[position],
+        size=_map_size(shapes[position], units),
+        layout=units.layout,
+        image_size=input_size[1:],
+        image_channels=input_size[0],
+        num_classes=num_classes,
+        units=units,
+        position=position,
+        widths=widths,
+        norm=spec.head_norm,
+        criterion=criterion,
+    )
+    head = METHODS[spec.base](site, **spec.head_settings)
+    init_convolutions(head)
+    return Auxiliary(head, momentum, recompute)
 
 
 def next_units(units: Units, cuts: tuple[int, ...], j: int, count: int) -> nn.Sequential:

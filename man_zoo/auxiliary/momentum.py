@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..families import Units
 from ..layout import Layout
 from ..messages import unknown
+from ..recompute import run
 
 FORMS = ("release", "paper")
 
@@ -75,12 +76,19 @@ class MomentumUnit(nn.Module):
         settings: Form and ablations.
         units: For fresh initial weights and the layout.
         channels: Output channels of the last source unit.
+        recompute: Whether each copy is recomputed in backward, one after the other.
     """
 
     def __init__(
-        self, source: nn.Sequential, settings: MomentumSettings, units: Units, channels: int
+        self,
+        source: nn.Sequential,
+        settings: MomentumSettings,
+        units: Units,
+        channels: int,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
+        self.recompute = recompute
         self.layout: Layout = units.layout
         self.momentum = settings.momentum
         self.follows = settings.ema
@@ -106,18 +114,25 @@ class MomentumUnit(nn.Module):
         self.learnable = nn.Sequential(*learnable)
 
     def forward(self, h: Tensor) -> Tensor:
-        return self.learnable(self._combine(h))
+        h = self._combine(h)
+        for unit in self.learnable:
+            h = self._run(unit, h)
+        return h
 
     def _combine(self, h: Tensor) -> Tensor:
         if self.ema is None:
-            return self.bias(h)
+            return self._run(self.bias, h)
         if self.bias is None:
-            return self.ema(h)
+            return self._run(self.ema, h)
         if isinstance(self.bias, nn.Parameter):
-            return self.ema(h) + self.layout.per_channel(self.bias)
+            return self._run(self.ema, h) + self.layout.per_channel(self.bias)
+        bias, ema = self._run(self.bias, h), self._run(self.ema, h)
         if self.scale is not None:
-            return self.scale * self.bias(h) + (2 - self.scale) * self.ema(h)
-        return self.bias(h) + self.ema(h)
+            return self.scale * bias + (2 - self.scale) * ema
+        return bias + ema
+
+    def _run(self, unit: nn.Module, h: Tensor) -> Tensor:
+        return run(unit, h, recompute=self.recompute)
 
 
 def _fresh(source: nn.Module, units: Units) -> nn.Module:
