@@ -63,6 +63,7 @@ class LiveBytes(TorchDispatchMode):
         self.current = 0
         self.peak = 0
         self._seen: dict[int, tuple[weakref.ref, int]] = {}
+        self._pinned: set[int] = set()
 
     def track(self, *things: object) -> LiveBytes:
         """Count the tensors of modules, optimizers, tensors and containers of these."""
@@ -73,6 +74,11 @@ class LiveBytes(TorchDispatchMode):
     def reset_peak(self) -> None:
         """Let the peak start again from what is alive now."""
         self.peak = self.current
+
+    def pin(self, tensor: Tensor) -> None:
+        """Count a tensor from here to the end, as if somebody kept it."""
+        self._see(tensor)
+        self._pinned.add(id(tensor.untyped_storage()))
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -99,7 +105,11 @@ class LiveBytes(TorchDispatchMode):
         self.peak = max(self.peak, self.current)
 
     def _forget(self, key: int) -> None:
-        self.current -= self._seen.pop(key)[1]
+        size = self._seen.pop(key)[1]
+        if key in self._pinned:
+            self._pinned.remove(key)  # the id may be given to another storage now
+        else:
+            self.current -= size
 
 
 def tensors_of(things: object) -> Iterator[Tensor]:

@@ -3,8 +3,8 @@
 Within a local block every unit, and its auxiliary, can be recomputed by itself. Of an auxiliary,
 the two branches of a momentum unit and the head are separate stretches, so that no two of them are
 ever alive together. Results stay what they were: torch's checkpoint replays random numbers, and a
-recomputed BatchNorm updates copies of its running statistics. In a compiled block what is recomputed
-runs uncompiled.
+recomputed BatchNorm updates copies of its running statistics. In a compiled block the parts that
+are recomputed run uncompiled.
 """
 
 from collections.abc import Iterator, Sequence

@@ -7,10 +7,10 @@ wide head is the one in the release of MAN++ (arXiv 2507.16279).
 import math
 from collections.abc import Callable
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..messages import unknown
+from ..pool import average_pool
 from .head import Head
 from .site import Site
 
@@ -58,9 +58,7 @@ def _wide(site: Site, width: int) -> Layers:
     for _ in range(3):
         layers += _mix(site, channels, width)
         channels = width
-    # Over the whole 8x8 map. An adaptive pool to 1x1 is a mean, whose gradient forgets that the
-    # features are channels-last and makes the ReLU before it eight times as slow on the CPU.
-    layers += [nn.AvgPool2d(8), nn.Flatten()]
+    layers += [GlobalPool(), nn.Flatten()]
     inputs = width
     for _ in range(3):
         layers += [nn.Linear(inputs, features), site.norm1d(features), nn.ReLU(True)]
@@ -68,9 +66,16 @@ def _wide(site: Site, width: int) -> Layers:
     layers += [nn.Linear(features, site.num_classes)]
 
     def view(x: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(site.layout.to_map(x), 8)
+        return average_pool(site.layout.to_map(x), 8)
 
     return view, nn.Sequential(*layers)
+
+
+class GlobalPool(nn.Module):
+    """Mean over space, ``(B, C, H, W)`` to ``(B, C, 1, 1)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return average_pool(x, 1)
 
 
 def _token(site: Site, width: int) -> Layers:

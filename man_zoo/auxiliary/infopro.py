@@ -7,6 +7,7 @@ from their value at block 1 to their value at block K - 1.
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..messages import unknown
 from .head import Head
@@ -153,13 +154,33 @@ class Resize(nn.Module):
         return resize(x, self.size)
 
 
+class LargeDecoder(nn.Sequential):
+    """Layers in order; what a :class:`Resize` makes is made again in backward, and not kept.
+
+    Enlarged maps are most of a decoder's memory, and each is read by one cheap convolution.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers = iter(self)
+        for layer in layers:
+            if isinstance(layer, Resize):
+                x = checkpoint(_convolve_resized, x, layer, next(layers), use_reentrant=False)
+            else:
+                x = layer(x)
+        return x
+
+
+def _convolve_resized(x: Tensor, resize: nn.Module, convolution: nn.Module) -> Tensor:
+    return convolution(resize(x))
+
+
 # Channels of the decoder's convolutions by how many times smaller than the image their output is.
 # The published decoders start at 8 (28x28) and 16 (14x14); the other starts follow their pattern.
 _FIRST_WIDTH = {2: 32, 4: 64, 8: 128, 16: 192, 32: 256}
 _NEXT_WIDTH = {2: 12, 4: 32, 8: 64, 16: 128}
 
 
-def _large_decoder(site: Site) -> nn.Sequential:
+def _large_decoder(site: Site) -> LargeDecoder:
     (height, width), reduction = site.image_size, 2
     while reduction < 32 and -(-height // reduction) > site.size[0]:
         reduction *= 2
@@ -172,7 +193,7 @@ def _large_decoder(site: Site) -> nn.Sequential:
         layers += _conv(site, channels, _NEXT_WIDTH[reduction], kernel, bias=True)
         channels = _NEXT_WIDTH[reduction]
     layers += [Resize(site.image_size), nn.Conv2d(channels, site.image_channels, 3, padding=1)]
-    return nn.Sequential(*layers)
+    return LargeDecoder(*layers)
 
 
 def _large_classifier(site: Site) -> nn.Sequential:

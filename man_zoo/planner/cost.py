@@ -1,0 +1,325 @@
+"""What each piece of a split network costs, measured alone on fake tensors and then added up.
+
+A piece is a unit, or what ends a block: an auxiliary or the head. It is run forward and backward
+once, under the rules of :mod:`man_zoo.meter`, and any block is a sum of pieces: that is why every
+cut of a ResNet-152 can be looked at in seconds, on a machine that could not hold one of its steps.
+"""
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..auxiliary.build import build_auxiliary
+from ..families import list_units, unit_shapes
+from ..meter import LiveBytes, tensors_of
+from ..recompute import run
+from ..spec import LocalSpec
+
+LOW_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a training step's memory depends on beside the model.
+
+    Args:
+        batch_size: Images a step.
+        opt: timm's name of the optimizer; one a block, stepping right after its backward.
+        precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"`` autocast over float32 weights.
+    """
+
+    batch_size: int
+    opt: str = "sgd"
+    precision: str = "no"
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "no":
+            return nullcontext()
+        return torch.autocast("cpu", LOW_PRECISION[self.precision])
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Cost of a piece; bytes count from before its forward pass, its input not among them.
+
+    Args:
+        saved: Alive after the forward pass, output included.
+        forward_peak: Most alive during the forward pass.
+        backward_peak: Most alive during the backward pass, the gradient of its output included.
+        held_peak: The same where the output outlives the backward pass, as the next block's input.
+        gradients: Of its parameters, alive until the block's optimizer has stepped.
+        largest: Of its parameters, for the optimizer's temporaries.
+        flops: Forward, backward and recomputed.
+    """
+
+    saved: int
+    forward_peak: int
+    backward_peak: int
+    held_peak: int
+    gradients: int
+    largest: int
+    flops: int
+
+
+class CostModel:
+    """Costs of a backbone's units, and of a method's auxiliaries at any cut.
+
+    Args:
+        backbone: A timm model, on any device (``meta`` too); left as it is.
+        spec: Method and settings; its K and cuts do not count here.
+        input_size: ``(channels, height, width)`` of the images.
+        setting: Batch, optimizer, precision.
+        criterion: Classification loss.
+    """
+
+    def __init__(
+        self,
+        backbone: Any,
+        spec: LocalSpec,
+        input_size: tuple[int, int, int],
+        setting: Setting,
+        criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        self.spec, self.setting, self.input_size = spec, setting, input_size
+        self.criterion = criterion or nn.CrossEntropyLoss()
+        self.shapes = unit_shapes(backbone, input_size)
+        self._mode = FakeTensorMode()
+        self._measured: dict[Any, Any] = {}
+        self._meta_units = list_units(_without_data(backbone, "meta"))
+        with self._mode:
+            self._backbone = _without_data(backbone, "cpu").train()
+            self.units = list_units(self._backbone)
+            self._images = torch.empty(setting.batch_size, *input_size)
+            self._target = torch.empty(setting.batch_size, dtype=torch.long)
+            self._features = self._run_units()
+        self.out_bytes = [_bytes(h) for h in self._features]
+        self.num_classes = self._backbone.num_classes
+
+    def _run_units(self) -> list[Tensor]:
+        """Output of every unit, for its shape and type."""
+        features, h = [], self._images
+        with torch.no_grad(), self.setting.autocast():
+            for unit in self.units.modules:
+                h = unit(h)
+                features.append(h)
+        return features
+
+    # Pieces ---------------------------------------------------------------------------------------
+
+    def unit(self, i: int, *, first: bool, recompute: bool) -> Piece:
+        """Cost of unit ``i``.
+
+        Args:
+            i: Its index.
+            first: Whether it begins a block: no gradient is asked of its input then.
+            recompute: Whether it is recomputed in backward.
+        """
+        return self._remember((i, first, recompute), lambda: self._unit(i, first, recompute))
+
+    def _unit(self, i: int, first: bool, recompute: bool) -> Piece:
+        module = self.units.modules[i]
+        x = self._features[i - 1] if i else self._images
+
+        def forward(h: Tensor) -> Tensor:
+            return run(module, h, recompute=recompute)
+
+        key = (_signature(module), x.shape, x.dtype, first, recompute)
+        return self._remember(key, lambda: self._measure(module, forward, x, recompute, not first))
+
+    def output(self, cut: int, place: tuple[int, int], recompute: bool) -> Piece:
+        """Cost of what ends a block after unit ``cut``: the head at the last unit, else auxiliary.
+
+        Args:
+            cut: Index of the block's last unit.
+            place: Which auxiliary it is, from 0, and how many there are.
+            recompute: Whether an auxiliary is recomputed in backward.
+        """
+        if cut == len(self.units) - 1:
+            return self._remember("head", self._head)
+        return self._remember(
+            ("output", cut, place, recompute), lambda: self._output(cut, place, recompute)
+        )
+
+    def _head(self) -> Piece:
+        head, h = self.units.head, self._features[-1]
+        return self._measure(head, lambda h: self.criterion(head(h), self._target), h, False)
+
+    def _output(self, cut: int, place: tuple[int, int], recompute: bool) -> Piece:
+        auxiliary, h = self._auxiliary(cut, place, recompute), self._features[cut]
+
+        def loss(h: Tensor) -> Tensor:
+            return auxiliary(h, self._target, self._images)[0]
+
+        key = (_signature(auxiliary), h.shape, h.dtype, recompute)
+        return self._remember(key, lambda: self._measure(auxiliary, loss, h, recompute))
+
+    def _auxiliary(self, cut: int, place: tuple[int, int], recompute: bool) -> Any:
+        def build() -> nn.Module:
+            # On meta tensors first: fake ones cannot be copied, and momentum units copy.
+            with torch.device("meta"):
+                auxiliary = build_auxiliary(
+                    self._meta_units,
+                    self.shapes,
+                    cut,
+                    self.spec,
+                    self.input_size,
+                    self.num_classes,
+                    self.criterion,
+                    place=place,
+                    recompute=recompute,
+                )
+            with self._mode:
+                return _without_data(auxiliary, "cpu").train()
+
+        return self._remember(("auxiliary", cut, place, recompute), build)
+
+    def _remember(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self._measured:
+            self._measured[key] = make()
+        return self._measured[key]
+
+    def _measure(
+        self,
+        module: nn.Module,
+        forward: Callable[[Tensor], Tensor],
+        x: Tensor,
+        recompute: bool,
+        differentiable: bool = True,
+    ) -> Piece:
+        with self._mode, FlopCounterMode(display=False) as arithmetic:
+            piece = self._measure_bytes(module, forward, x, differentiable)
+        if recompute:
+            # Counting arithmetic keeps recomputed activations alive: bytes in a run of their own.
+            with self._mode:
+                piece = self._measure_bytes(module, forward, x, differentiable)
+        return replace(piece, flops=arithmetic.get_total_flops())
+
+    def _measure_bytes(
+        self,
+        module: nn.Module,
+        forward: Callable[[Tensor], Tensor],
+        x: Tensor,
+        differentiable: bool,
+    ) -> Piece:
+        x = x.detach().requires_grad_(differentiable)
+        with LiveBytes() as live, LiveBytes() as holding:
+            for meter in (live, holding):
+                meter.track(module, x)
+            before = live.current
+            with self.setting.autocast():
+                y = forward(x)
+            saved, forward_peak = live.current - before, live.peak - before
+            holding.pin(y)
+            for meter in (live, holding):
+                meter.reset_peak()
+            loss = _Consumer.apply(y) if y.ndim else y
+            del y
+            loss.backward()
+        gradients = [_bytes(p.grad) for p in module.parameters() if p.grad is not None]
+        module.zero_grad()
+        return Piece(
+            saved=saved,
+            forward_peak=forward_peak,
+            backward_peak=live.peak - before,
+            held_peak=holding.peak - before,
+            gradients=sum(gradients),
+            largest=max(gradients, default=0),
+            flops=0,
+        )
+
+    # What lives through the whole step ------------------------------------------------------------
+
+    @cached_property
+    def resident(self) -> int:
+        """Bytes of the backbone, its optimizer's state, the images and the target."""
+        images = _bytes(self._images) * (2 if self._needs_image else 1)
+        return self._resident(self._backbone) + images + _bytes(self._target)
+
+    @property
+    def _needs_image(self) -> bool:
+        if self.spec.k == 1:
+            return False
+        return self._auxiliary(0, (0, 2), False).needs_image
+
+    def auxiliary_resident(self, cut: int, place: tuple[int, int]) -> int:
+        """Bytes of the auxiliary after unit ``cut``, and of its optimizer's state."""
+        return self._remember(
+            ("resident", cut, place), lambda: self._resident(self._auxiliary(cut, place, False))
+        )
+
+    def _resident(self, module: nn.Module) -> int:
+        learning = sum(_bytes(p) for p in module.parameters() if p.requires_grad)
+        weights = sum({id(t): _bytes(t) for t in tensors_of(module)}.values())
+        return weights + round(self._optimizer_costs[0] * learning)
+
+    def step_peak(self, gradients: int, largest: int) -> int:
+        """Bytes alive while a block's optimizer steps, beyond what is resident."""
+        return gradients + round(self._optimizer_costs[1] * largest)
+
+    @cached_property
+    def _optimizer_costs(self) -> tuple[float, float]:
+        """State and temporaries of the optimizer, in bytes for each byte of a weight matrix."""
+        weight = nn.Linear(256, 256, bias=False)
+        optimizer = create_optimizer_v2(weight, opt=self.setting.opt, lr=0.1, weight_decay=1e-4)
+        weight.weight.grad = torch.zeros(256, 256)
+        optimizer.step()
+        state = sum(_bytes(t) for t in tensors_of(list(optimizer.state.values())))
+        with LiveBytes() as live:
+            live.track(weight, optimizer)
+            before = live.current
+            optimizer.step()
+        size = _bytes(weight.weight)
+        return state / size, (live.peak - before) / size
+
+
+def _without_data(module: Any, device: str) -> Any:
+    """A copy with new tensors of the same shapes: fake ones under ``FakeTensorMode``."""
+
+    def empty(tensor: Tensor) -> Tensor:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+
+    memo: dict[int, Tensor] = {id(b): empty(b) for b in module.buffers()}
+    memo |= {id(p): nn.Parameter(empty(p), p.requires_grad) for p in module.parameters()}
+    return copy.deepcopy(module, memo)
+
+
+class _Consumer(torch.autograd.Function):
+    """Stands for what follows a unit: takes its output, keeps nothing, gives a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        ctx.like = y.shape, y.dtype
+        return y.new_empty(())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        shape, dtype = ctx.like
+        return grads[0].new_empty(shape, dtype=dtype)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _signature(module: nn.Module) -> tuple[Any, ...]:
+    """Equal for modules that cost the same: their types, plain attributes and shapes."""
+    return tuple(
+        (
+            type(layer),
+            repr([(k, v) for k, v in vars(layer).items() if isinstance(v, _PLAIN)]),
+            tuple((p.shape, p.requires_grad) for p in layer.parameters(recurse=False)),
+        )
+        for layer in module.modules()
+    )
+
+
+_PLAIN = (bool, int, float, str, tuple, type(None))

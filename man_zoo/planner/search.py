@@ -1,0 +1,325 @@
+"""From the cost of pieces to the cost of a split, and to the best split for a limit of memory.
+
+A block's memory rises while its units run forward, peaks around its auxiliary, and falls while its
+units run backward. Each unit therefore bounds what the units before it may leave behind, and the
+cheapest choice of what to recompute can be found from the block's end to its beginning, for all
+beginnings at once. The best cuts are then a shortest path over the blocks.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from .cost import CostModel, Piece
+
+# Choices kept for the units of a block: more would find savings below a thousandth.
+FRONT = 24
+# A search for the least memory stops where two limits are this close.
+TOLERANCE = 1.001
+# Shares of memory that are tried for what auxiliaries keep resident.
+SHARES = 6
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where to cut and what to recompute, as indices.
+
+    Args:
+        cuts: Last unit of blocks 1 .. K-1.
+        units: Units that are recomputed.
+        auxiliaries: Auxiliaries that are recomputed.
+    """
+
+    cuts: tuple[int, ...] = ()
+    units: frozenset[int] = frozenset()
+    auxiliaries: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a split: peak bytes and arithmetic of each block; resident bytes count in every peak."""
+
+    peaks: tuple[int, ...]
+    flops: tuple[int, ...]
+
+    @property
+    def peak(self) -> int:
+        """Of the whole step, in bytes."""
+        return max(self.peaks)
+
+    @property
+    def total(self) -> int:
+        """Arithmetic of the whole step."""
+        return sum(self.flops)
+
+
+def cost_of(model: CostModel, split: Split) -> Cost:
+    """Peak and arithmetic of every block of a split."""
+    last, count = len(model.units) - 1, len(split.cuts)
+    starts, ends = [0, *(cut + 1 for cut in split.cuts)], [*split.cuts, last]
+    resident = model.resident + _auxiliaries_resident(model, split.cuts)
+    peaks, flops = [], []
+    for j, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        output = model.output(end, (j, count), j in split.auxiliaries)
+        units = [
+            model.unit(i, first=i == start, recompute=i in split.units)
+            for i in range(start, end + 1)
+        ]
+        peaks.append(resident + _block_peak(model, start, end, units, output))
+        flops.append(output.flops + sum(unit.flops for unit in units))
+    return Cost(tuple(peaks), tuple(flops))
+
+
+def _auxiliaries_resident(model: CostModel, cuts: Sequence[int]) -> int:
+    return sum(model.auxiliary_resident(cut, (j, len(cuts))) for j, cut in enumerate(cuts))
+
+
+def _block_peak(
+    model: CostModel, start: int, end: int, units: Sequence[Piece], output: Piece
+) -> int:
+    """Most bytes alive while a block has its turn, beyond what is resident."""
+    alive = _input_bytes(model, start)
+    peak = alive
+    for unit in units:
+        peak = max(peak, alive + unit.forward_peak)
+        alive += unit.saved
+    peak = max(peak, alive + max(output.forward_peak, output.backward_peak))
+    gradients, largest = output.gradients, output.largest
+    for i, unit in reversed(list(enumerate(units, start))):
+        alive -= unit.saved
+        peak = max(peak, alive + gradients + _backward_peak(model, unit, i, end))
+        gradients, largest = gradients + unit.gradients, max(largest, unit.largest)
+    features = model.out_bytes[end] if end < len(model.units) - 1 else 0
+    return max(peak, features + model.step_peak(gradients, largest))
+
+
+def _input_bytes(model: CostModel, start: int) -> int:
+    return model.out_bytes[start - 1] if start else 0  # images are resident
+
+
+def _backward_peak(model: CostModel, unit: Piece, i: int, end: int) -> int:
+    """Of unit ``i`` in a block up to ``end``, whose output is kept for the next block."""
+    if end == len(model.units) - 1:
+        return unit.backward_peak
+    return unit.held_peak if i == end else unit.backward_peak + model.out_bytes[end]
+
+
+# The best split for a limit -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a search may choose from.
+
+    Args:
+        ks: Numbers of blocks.
+        units: For every unit, whether it may be recomputed: ``(False,)``, ``(True,)`` or both.
+        auxiliaries: The same for auxiliaries.
+    """
+
+    ks: tuple[int, ...]
+    units: tuple[tuple[bool, ...], ...]
+    auxiliaries: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A choice for units ``i`` to the end of a block: what may be alive before, and what it costs.
+
+    A linked list, the unit in front first.
+    """
+
+    room: float
+    flops: int
+    unit: int = -1
+    recompute: bool = False
+    rest: "_Run | None" = None
+
+    def recomputed(self) -> Iterable[int]:
+        run: _Run | None = self
+        while run is not None:
+            if run.recompute:
+                yield run.unit
+            run = run.rest
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Units ``start`` to ``end``, and which of them, and whether its auxiliary, are recomputed."""
+
+    start: int
+    end: int
+    flops: int
+    units: frozenset[int]
+    auxiliary: bool
+
+
+def cheapest(model: CostModel, limit: int, choices: Choices) -> Split | None:
+    """The split of least arithmetic whose peak is at most ``limit`` bytes, if one is found."""
+    found = list(_within(model, limit, choices))
+    return min(found, key=lambda path: path.flops).split() if found else None
+
+
+def _within(model: CostModel, limit: int, choices: Choices) -> Iterator["_Path"]:
+    """Splits that fit, good ones first.
+
+    What the auxiliaries keep resident depends on the cuts, and the cuts on what that leaves for
+    blocks: a share of the limit is set aside for auxiliaries, and what the splits of one share
+    would keep is the next share tried.
+    """
+    shares, tried = deque([0]), set[int]()
+    while shares and len(tried) < SHARES:
+        share = shares.popleft()
+        if share in tried:
+            continue
+        tried.add(share)
+        paths = _paths(model, limit - model.resident - share, choices)
+        fits = [path for path in paths if path.resident <= share]
+        if fits:
+            yield min(fits, key=lambda path: path.flops)
+        if paths:
+            most, fewest = paths[0].resident, paths[-1].resident
+            shares.extend((most, fewest, (most + fewest) // 2))
+
+
+@dataclass(frozen=True)
+class _Path:
+    """Blocks from the stem on: their ends, their arithmetic, what their auxiliaries keep."""
+
+    flops: int = 0
+    resident: int = 0
+    blocks: tuple[_Block, ...] = ()
+
+    def split(self) -> Split:
+        return Split(
+            cuts=tuple(block.end for block in self.blocks[:-1]),
+            units=frozenset().union(*(block.units for block in self.blocks)),
+            auxiliaries=frozenset(j for j, block in enumerate(self.blocks) if block.auxiliary),
+        )
+
+
+def _paths(model: CostModel, limit: int, choices: Choices) -> list[_Path]:
+    """Ways through the network in blocks that fit into ``limit``; none that another beats."""
+    last, shortest = len(model.units) - 1, _shortest_next(model)
+    blocks = [
+        b for end in _ends(model, choices) for b in _blocks_ending(model, end, limit, choices)
+    ]
+    found: list[_Path] = []
+    fronts = {-1: [_Path()]}
+    for k in range(1, max(choices.ks) + 1):
+        longer: dict[int, list[_Path]] = {}
+        for block in blocks:
+            if k > 1 and block.end - block.start + 1 < shortest:
+                continue
+            own = 0 if block.end == last else model.auxiliary_resident(block.end, (0, 2))
+            longer.setdefault(block.end, []).extend(
+                _Path(path.flops + block.flops, path.resident + own, (*path.blocks, block))
+                for path in fronts.get(block.start - 1, ())
+            )
+        fronts = {end: _undominated(paths) for end, paths in longer.items()}
+        if k in choices.ks:
+            found += fronts.get(last, [])
+    return _undominated(found)
+
+
+def _undominated(paths: list[_Path]) -> list[_Path]:
+    front: list[_Path] = []
+    for path in sorted(paths, key=lambda path: (path.flops, path.resident)):
+        if not front or path.resident < front[-1].resident:
+            front.append(path)
+    return front
+
+
+def _ends(model: CostModel, choices: Choices) -> list[int]:
+    """Units that a block may end after."""
+    last = len(model.units) - 1
+    inner = range(last - _tail(model)) if max(choices.ks) > 1 else range(0)
+    return [*inner, last]
+
+
+def _tail(model: CostModel) -> int:
+    """Units that the last block keeps: AugLocal's train together, and MAN copies whole units."""
+    spec = model.spec
+    if spec.base == "auglocal":
+        return spec.head_settings.get("aux_depth", 2) + 1
+    return spec.momentum.momentum_units - 1 if spec.momentum else 0
+
+
+def _blocks_ending(model: CostModel, end: int, limit: int, choices: Choices) -> Iterable[_Block]:
+    """The cheapest block from every start to ``end`` that fits into ``limit``."""
+    best: dict[int, _Block] = {}
+    last = end == len(model.units) - 1
+    for auxiliary in (False,) if last else choices.auxiliaries:
+        output = model.output(end, (0, 2), auxiliary)
+        room = limit - max(output.forward_peak, output.backward_peak)
+        runs = [_Run(room, output.flops)]
+        gradients, largest = output.gradients, output.largest
+        for i in range(end, -1, -1):
+            spare = limit - gradients
+            started = _extend(model, runs, i, end, True, limit, spare, choices.units[i])
+            unit = model.unit(i, first=True, recompute=choices.units[i][0])
+            gradients, largest = gradients + unit.gradients, max(largest, unit.largest)
+            fits = [run for run in started if run.room >= _input_bytes(model, i)]
+            steps = limit - (0 if last else model.out_bytes[end])
+            if fits and model.step_peak(gradients, largest) <= steps:
+                run = min(fits, key=lambda run: run.flops)
+                if i not in best or run.flops < best[i].flops:
+                    best[i] = _Block(i, end, run.flops, frozenset(run.recomputed()), auxiliary)
+            runs = _extend(model, runs, i, end, False, limit, spare, choices.units[i])
+            if not runs:
+                break
+    return best.values()
+
+
+def _extend(
+    model: CostModel,
+    runs: Sequence[_Run],
+    i: int,
+    end: int,
+    first: bool,
+    limit: int,
+    spare: int,
+    choices: Sequence[bool],
+) -> list[_Run]:
+    """Runs with unit ``i`` in front, those that another beats in both room and arithmetic left out.
+
+    ``limit`` bounds its forward pass and ``spare`` its backward pass.
+    """
+    longer = []
+    for recompute in choices:
+        unit = model.unit(i, first=first, recompute=recompute)
+        most = min(limit - unit.forward_peak, spare - _backward_peak(model, unit, i, end))
+        for run in runs:
+            room = min(run.room - unit.saved, most)
+            if room >= 0:
+                longer.append(_Run(room, run.flops + unit.flops, i, recompute, run))
+    longer.sort(key=lambda run: (run.flops, -run.room))
+    front: list[_Run] = []
+    for run in longer:
+        if not front or run.room > front[-1].room:
+            front.append(run)
+    stride = -(-len(front) // FRONT)
+    return [*front[:-1:stride], front[-1]] if stride > 1 else front
+
+
+def _shortest_next(model: CostModel) -> int:
+    """Units that a block must have for the one before to copy them."""
+    return model.spec.momentum.momentum_units if model.spec.momentum else 1
+
+
+def least(model: CostModel, choices: Choices) -> Split | None:
+    """The split of least peak; among such the one of least arithmetic."""
+    high = 2 * cost_of(model, Split()).peak
+    best, low = cheapest(model, high, choices), model.resident
+    if best is None:
+        return None
+    high = cost_of(model, best).peak
+    while high > TOLERANCE * low:
+        middle = (low + high) // 2
+        path = next(_within(model, middle, choices), None)
+        if path is None:
+            low = middle
+        else:
+            best = path.split()
+            high = cost_of(model, best).peak
+    return cheapest(model, high, choices)
