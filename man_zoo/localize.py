@@ -12,6 +12,7 @@ from torch import Tensor
 from .families import list_units
 from .local_model import LocalModel
 from .messages import unknown
+from .planner import BALANCED, Plan, Planner, Setting, budget_bytes
 from .spec import END_TO_END, check_method, make_spec, method_keywords, take_keywords
 
 
@@ -26,6 +27,10 @@ def localize(
     img_size: int | tuple[int, int] | None = None,
     pretrained_cfg: Any = None,
     pretrained_cfg_overlay: dict[str, Any] | None = None,
+    memory_budget: int | str | None = None,
+    batch_size: int | None = None,
+    opt: str = "sgd",
+    precision: str = "no",
     **keywords: Any,
 ) -> LocalModel:
     """Split a timm model into K local blocks with the auxiliaries of a method.
@@ -34,7 +39,7 @@ def localize(
         backbone: timm name, a pretrained tag included if you like.
         method: ``"e2e"``, ``"dgl"``, ``"infopro"``, ``"predsim"``, ``"auglocal"``, or one of the
             last four behind ``man_`` or ``manpp_``.
-        k: Number of local blocks; may be left out for ``"e2e"``.
+        k: Number of local blocks; may be left out for ``"e2e"`` and with ``memory_budget``.
         pretrained: Load the backbone's pretrained weights.
         auxiliaries: Whether to build the auxiliaries; by default unless ``pretrained``, because a
             pretrained model is for inference and fine-tuning.
@@ -42,19 +47,25 @@ def localize(
         img_size: Height and width of the images, in pixels; the model's own by default.
         pretrained_cfg: As timm takes it.
         pretrained_cfg_overlay: As timm takes it.
-        keywords: ``cuts``, ``head_norm``, the method's own (see its page in docs/) and timm's.
+        memory_budget: Bytes, or e.g. ``"6GiB"``, for everything that lives during a training step:
+            the planner chooses what of K, cuts, form and recomputation is not given.
+        batch_size: Images a step, for the planner (``memory_budget``, ``cuts="balanced"``).
+        opt: timm's name of the optimizer, for the planner.
+        precision: ``"no"``, ``"bf16"`` or ``"fp16"``, for the planner.
+        keywords: ``cuts``, ``recompute``, ``head_norm``, the method's own (see its page in docs/)
+            and timm's.
 
     Raises:
         ValueError: For an unknown backbone, method or keyword, an impossible K, a cut that does
-            not exist.
+            not exist, a memory budget that cannot be met.
     """
     if not timm.is_model(backbone):
         raise unknown("backbone", backbone, timm.list_models())
     check_method(method)
     if method == END_TO_END:
         k = 1 if k is None else k
-    if k is None:
-        raise ValueError(f"{method!r} needs k=, the number of local blocks.")
+    if k is None and memory_budget is None:
+        raise ValueError(f"{method!r} needs k=, the number of local blocks, or memory_budget=.")
     local_keywords = take_keywords(keywords)
     cfg = resolve_pretrained_cfg(backbone, pretrained_cfg, pretrained_cfg_overlay)
     channels, *size = cfg.input_size
@@ -78,12 +89,49 @@ def localize(
             raise
         what = f"keyword for {method} that {backbone} does not take either"
         raise unknown(what, stray[1], method_keywords(method)) from error
+    name, input_size = (
+        timm.models.get_arch_name(backbone),
+        (keywords.get("in_chans", channels), *size),
+    )
+    if memory_budget is not None or local_keywords.get("cuts") == BALANCED:
+        if batch_size is None:
+            raise ValueError("memory_budget= and cuts='balanced' need batch_size=, images a step.")
+        setting = Setting(batch_size, opt, precision)
+        chosen = plan(model, name, method, k, memory_budget, local_keywords, input_size, setting)
+        k, local_keywords = chosen.spec.k, local_keywords | chosen.keywords()
+        local_keywords.pop("k")
+    assert k is not None
     tokens = list_units(model).layout.format is Format.NLC
-    spec = make_spec(timm.models.get_arch_name(backbone), method, k, local_keywords, tokens)
     return LocalModel(
         model,
-        spec,
-        input_size=(keywords.get("in_chans", channels), *size),
+        make_spec(name, method, k, local_keywords, tokens),
+        input_size=input_size,
         auxiliaries=not pretrained if auxiliaries is None else auxiliaries,
         criterion=criterion,
     )
+
+
+def plan(
+    model: Any,
+    name: str,
+    method: str,
+    k: int | None,
+    memory_budget: int | str | None,
+    keywords: dict[str, Any],
+    input_size: tuple[int, int, int],
+    setting: Setting,
+) -> Plan:
+    """The planner's answer for a model that is there: within a budget, or the cuts of least peak.
+
+    Raises:
+        ValueError: For cuts beside a budget, an impossible K, a budget that cannot be met.
+    """
+    given = {key: value for key, value in keywords.items() if key not in ("cuts", "recompute")}
+    planner = Planner(model, name, method, given, input_size, setting)
+    recompute = keywords.get("recompute")
+    if memory_budget is None:
+        assert k is not None
+        return planner.balanced(k, recompute)
+    if keywords.get("cuts") not in (None, BALANCED):
+        raise ValueError("memory_budget= chooses the cuts; leave cuts= out, or the budget.")
+    return planner.within(budget_bytes(memory_budget), k, recompute)

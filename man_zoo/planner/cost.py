@@ -93,7 +93,8 @@ class CostModel:
         self.criterion = criterion or nn.CrossEntropyLoss()
         self.shapes = unit_shapes(backbone, input_size)
         self._mode = FakeTensorMode()
-        self._measured: dict[Any, Any] = {}
+        self._of_units: dict[Any, Any] = {}
+        self._of_auxiliaries: dict[Any, Any] = {}
         self._meta_units = list_units(_without_data(backbone, "meta"))
         with self._mode:
             self._backbone = _without_data(backbone, "cpu").train()
@@ -103,6 +104,12 @@ class CostModel:
             self._features = self._run_units()
         self.out_bytes = [_bytes(h) for h in self._features]
         self.num_classes = self._backbone.num_classes
+
+    def with_spec(self, spec: LocalSpec) -> "CostModel":
+        """The same backbone for another method; what was measured of its units is shared."""
+        other = copy.copy(self)
+        other.spec, other._of_auxiliaries = spec, {}
+        return other
 
     def _run_units(self) -> list[Tensor]:
         """Output of every unit, for its shape and type."""
@@ -123,7 +130,9 @@ class CostModel:
             first: Whether it begins a block: no gradient is asked of its input then.
             recompute: Whether it is recomputed in backward.
         """
-        return self._remember((i, first, recompute), lambda: self._unit(i, first, recompute))
+        return _remember(
+            self._of_units, (i, first, recompute), lambda: self._unit(i, first, recompute)
+        )
 
     def _unit(self, i: int, first: bool, recompute: bool) -> Piece:
         module = self.units.modules[i]
@@ -133,7 +142,11 @@ class CostModel:
             return run(module, h, recompute=recompute)
 
         key = (_signature(module), x.shape, x.dtype, first, recompute)
-        return self._remember(key, lambda: self._measure(module, forward, x, recompute, not first))
+        return _remember(
+            self._of_units,
+            key,
+            lambda: self._measure(module, forward, x, recompute, not first),
+        )
 
     def output(self, cut: int, place: tuple[int, int], recompute: bool) -> Piece:
         """Cost of what ends a block after unit ``cut``: the head at the last unit, else auxiliary.
@@ -144,9 +157,11 @@ class CostModel:
             recompute: Whether an auxiliary is recomputed in backward.
         """
         if cut == len(self.units) - 1:
-            return self._remember("head", self._head)
-        return self._remember(
-            ("output", cut, place, recompute), lambda: self._output(cut, place, recompute)
+            return _remember(self._of_units, "head", self._head)
+        return _remember(
+            self._of_auxiliaries,
+            ("output", cut, place, recompute),
+            lambda: self._output(cut, place, recompute),
         )
 
     def _head(self) -> Piece:
@@ -160,7 +175,9 @@ class CostModel:
             return auxiliary(h, self._target, self._images)[0]
 
         key = (_signature(auxiliary), h.shape, h.dtype, recompute)
-        return self._remember(key, lambda: self._measure(auxiliary, loss, h, recompute))
+        return _remember(
+            self._of_auxiliaries, key, lambda: self._measure(auxiliary, loss, h, recompute)
+        )
 
     def _auxiliary(self, cut: int, place: tuple[int, int], recompute: bool) -> Any:
         def build() -> nn.Module:
@@ -180,12 +197,7 @@ class CostModel:
             with self._mode:
                 return _without_data(auxiliary, "cpu").train()
 
-        return self._remember(("auxiliary", cut, place, recompute), build)
-
-    def _remember(self, key: Any, make: Callable[[], Any]) -> Any:
-        if key not in self._measured:
-            self._measured[key] = make()
-        return self._measured[key]
+        return _remember(self._of_auxiliaries, ("auxiliary", cut, place, recompute), build)
 
     def _measure(
         self,
@@ -241,19 +253,18 @@ class CostModel:
     @cached_property
     def resident(self) -> int:
         """Bytes of the backbone, its optimizer's state, the images and the target."""
-        images = _bytes(self._images) * (2 if self._needs_image else 1)
-        return self._resident(self._backbone) + images + _bytes(self._target)
+        return self._resident(self._backbone) + _bytes(self._images) + _bytes(self._target)
 
-    @property
-    def _needs_image(self) -> bool:
-        if self.spec.k == 1:
-            return False
-        return self._auxiliary(0, (0, 2), False).needs_image
+    def restored_bytes(self, cut: int, place: tuple[int, int]) -> int:
+        """Bytes of the images un-normalised, where the auxiliaries look at them."""
+        return _bytes(self._images) * self._auxiliary(cut, place, False).needs_image
 
     def auxiliary_resident(self, cut: int, place: tuple[int, int]) -> int:
         """Bytes of the auxiliary after unit ``cut``, and of its optimizer's state."""
-        return self._remember(
-            ("resident", cut, place), lambda: self._resident(self._auxiliary(cut, place, False))
+        return _remember(
+            self._of_auxiliaries,
+            ("resident", cut, place),
+            lambda: self._resident(self._auxiliary(cut, place, False)),
         )
 
     def _resident(self, module: nn.Module) -> int:
@@ -304,6 +315,12 @@ class _Consumer(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         shape, dtype = ctx.like
         return grads[0].new_empty(shape, dtype=dtype)
+
+
+def _remember(measured: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
+    if key not in measured:
+        measured[key] = make()
+    return measured[key]
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -71,7 +71,9 @@ def cost_of(model: CostModel, split: Split) -> Cost:
 
 
 def _auxiliaries_resident(model: CostModel, cuts: Sequence[int]) -> int:
-    return sum(model.auxiliary_resident(cut, (j, len(cuts))) for j, cut in enumerate(cuts))
+    places = [(cut, (j, len(cuts))) for j, cut in enumerate(cuts)]
+    own = sum(model.auxiliary_resident(*place) for place in places)
+    return own + model.restored_bytes(*places[0]) if places else own
 
 
 def _block_peak(
@@ -212,6 +214,7 @@ def _paths(model: CostModel, limit: int, choices: Choices) -> list[_Path]:
             if k > 1 and block.end - block.start + 1 < shortest:
                 continue
             own = 0 if block.end == last else model.auxiliary_resident(block.end, (0, 2))
+            own += model.restored_bytes(0, (0, 2)) if k == 1 and block.end != last else 0
             longer.setdefault(block.end, []).extend(
                 _Path(path.flops + block.flops, path.resident + own, (*path.blocks, block))
                 for path in fronts.get(block.start - 1, ())

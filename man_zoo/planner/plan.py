@@ -1,0 +1,255 @@
+"""Plans: what a split will cost, the cuts of least memory, the fastest split within a budget."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from accelerate.utils import convert_file_size_to_int
+from timm.layers import Format
+from torch import Tensor
+
+from ..auxiliary.momentum import FORMS
+from ..families import list_units
+from ..recompute import AUXILIARIES, choose_recompute
+from ..spec import END_TO_END, LocalSpec, make_spec
+from ..split import choose_cuts
+from .cost import CostModel, Setting
+from .search import Choices, Cost, Split, cheapest, cost_of, least
+
+BALANCED = "balanced"
+# More blocks than this cost arithmetic and no longer save memory: auxiliaries are what is left.
+MOST_BLOCKS = 16
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A split, and what a training step of it costs.
+
+    Args:
+        spec: Backbone, method, K, cuts, form and recomputation; ``man_zoo.localize`` takes them.
+        names: Names of the units.
+        split: The same as indices.
+        cost: Peak bytes and arithmetic, block by block.
+        end_to_end: Those of the backbone trained end to end.
+        setting: Batch, optimizer, precision.
+    """
+
+    spec: LocalSpec
+    names: tuple[str, ...]
+    split: Split
+    cost: Cost
+    end_to_end: Cost
+    setting: Setting
+
+    @property
+    def peak_gib(self) -> float:
+        """Peak of live tensors over a step, in GiB."""
+        return self.cost.peak / GIB
+
+    @property
+    def memory_ratio(self) -> float:
+        """That peak relative to end to end."""
+        return self.cost.peak / self.end_to_end.peak
+
+    @property
+    def arithmetic_ratio(self) -> float:
+        """Arithmetic of a step relative to end to end."""
+        return self.cost.total / self.end_to_end.total
+
+    @property
+    def form(self) -> str | None:
+        """MAN's form, where there is one."""
+        return self.spec.momentum.form if self.spec.momentum else None
+
+    def keywords(self) -> dict[str, Any]:
+        """``k``, ``cuts``, ``recompute`` and ``form`` for :func:`man_zoo.localize`."""
+        form = {"form": self.form} if self.form else {}
+        return {"k": self.spec.k, "cuts": self.spec.cuts, "recompute": self.spec.recompute} | form
+
+
+class Planner:
+    """Plans for one backbone, method and training setting; what is measured once is kept.
+
+    Args:
+        backbone: A timm model, on any device (``meta`` too); left as it is.
+        name: Its timm name.
+        method: Method name.
+        keywords: The method's own.
+        input_size: ``(channels, height, width)`` of the images.
+        setting: Batch, optimizer, precision.
+        criterion: Classification loss.
+    """
+
+    def __init__(
+        self,
+        backbone: Any,
+        name: str,
+        method: str,
+        keywords: Mapping[str, Any],
+        input_size: tuple[int, int, int],
+        setting: Setting,
+        criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        self.backbone, self.name, self.method = backbone, name, method
+        self.keywords, self.input_size, self.setting = dict(keywords), input_size, setting
+        self.criterion = criterion
+        units = list_units(backbone)
+        self.names, self.tokens = units.names, units.layout.format is Format.NLC
+        self._models: dict[str | None, CostModel] = {}
+
+    # Costs ----------------------------------------------------------------------------------------
+
+    @property
+    def forms(self) -> tuple[str | None, ...]:
+        """Forms of MAN that a budget may choose between."""
+        free = self.method.startswith("man_") and "form" not in self.keywords
+        return FORMS if free else (None,)
+
+    def _spec(self, form: str | None, k: int = 2) -> LocalSpec:
+        keywords = self.keywords | ({"form": form} if form else {})
+        return make_spec(
+            self.name, self.method, 1 if self.method == END_TO_END else k, keywords, self.tokens
+        )
+
+    def _model(self, form: str | None) -> CostModel:
+        if not self._models:
+            self._models[form] = CostModel(
+                self.backbone, self._spec(form), self.input_size, self.setting, self.criterion
+            )
+        if form not in self._models:
+            first = next(iter(self._models.values()))
+            self._models[form] = first.with_spec(self._spec(form))
+        return self._models[form]
+
+    def _plan(self, form: str | None, split: Split) -> Plan:
+        model = self._model(form)
+        recompute = [self.names[i] for i in sorted(split.units)]
+        recompute += [f"{AUXILIARIES}.{j}" for j in sorted(split.auxiliaries)]
+        spec = replace(
+            self._spec(form, len(split.cuts) + 1),
+            cuts=tuple(self.names[cut] for cut in split.cuts),
+            recompute=tuple(recompute),
+        )
+        cost, end_to_end = cost_of(model, split), cost_of(model, Split())
+        return Plan(spec, self.names, split, cost, end_to_end, self.setting)
+
+    # Plans ----------------------------------------------------------------------------------------
+
+    def end_to_end(self, recompute: str | Sequence[str] | None = None) -> Plan:
+        """The backbone as one block, units recomputed or not."""
+        units, _ = choose_recompute(recompute, self.names, 0)
+        plan = self._plan(next(iter(self._models), self.forms[0]), Split(units=units))
+        return replace(plan, spec=replace(plan.spec, method=END_TO_END, k=1, momentum=None))
+
+    def cuts(
+        self,
+        k: int,
+        cuts: str | Sequence[str] | None = None,
+        recompute: str | Sequence[str] | None = None,
+        form: str | None = None,
+    ) -> Plan:
+        """What given cuts cost.
+
+        Raises:
+            ValueError: For an impossible K, a cut or a part that does not exist.
+        """
+        indices = choose_cuts(self.name, self.names, k, cuts)
+        units, auxiliaries = choose_recompute(recompute, self.names, k - 1)
+        return self._plan(form, Split(indices, units, auxiliaries))
+
+    def balanced(
+        self, k: int, recompute: str | Sequence[str] | None = None, form: str | None = None
+    ) -> Plan:
+        """The cuts of least peak for K blocks.
+
+        Args:
+            k: Number of local blocks.
+            recompute: As for given cuts; auxiliaries only all together.
+            form: Form of MAN; the method's default if left out.
+
+        Raises:
+            ValueError: For an impossible K.
+        """
+        choose_cuts(self.name, self.names, k, "even")
+        split = least(self._model(form), self._choices((k,), recompute or ()))
+        if split is None:
+            raise ValueError(f"{self.name} cannot be cut into {k} blocks for {self.method}.")
+        return self._plan(form, split)
+
+    def within(
+        self,
+        budget: int,
+        k: int | None = None,
+        recompute: str | Sequence[str] | None = None,
+    ) -> Plan:
+        """The least arithmetic within ``budget`` bytes: K, cuts, form and recomputation are chosen.
+
+        Args:
+            budget: Bytes for everything that lives during a step.
+            k: Number of local blocks; free if left out.
+            recompute: As for given cuts; free if left out.
+
+        Raises:
+            ValueError: If the budget cannot be met; says what the least is.
+        """
+        choices = self._choices(self._ks(k), recompute)
+        splits = {form: cheapest(self._model(form), budget, choices) for form in self.forms}
+        plans = [self._plan(form, split) for form, split in splits.items() if split is not None]
+        if not plans:
+            raise ValueError(self._too_little(budget, choices))
+        return min(plans, key=lambda plan: plan.cost.total)
+
+    def smallest(self, k: int | None = None) -> Plan:
+        """The least peak of all: K, cuts, form and recomputation are chosen."""
+        return self._smallest(self._choices(self._ks(k), None))
+
+    def _smallest(self, choices: Choices) -> Plan:
+        splits = {form: least(self._model(form), choices) for form in self.forms}
+        plans = [self._plan(form, split) for form, split in splits.items() if split is not None]
+        if not plans:
+            raise ValueError(f"{self.name} cannot be cut into {choices.ks} blocks.")
+        return min(plans, key=lambda plan: plan.cost.peak)
+
+    def _ks(self, k: int | None) -> tuple[int, ...]:
+        if self.method == END_TO_END:
+            return (1,)
+        return (k,) if k else tuple(range(2, min(MOST_BLOCKS, len(self.names)) + 1))
+
+    def _choices(self, ks: tuple[int, ...], recompute: str | Sequence[str] | None) -> Choices:
+        if recompute is None:
+            return Choices(ks, ((False, True),) * len(self.names), (False, True))
+        units, auxiliaries = choose_recompute(recompute, self.names, 1)
+        return Choices(
+            ks, tuple((i in units,) for i in range(len(self.names))), (bool(auxiliaries),)
+        )
+
+    def _too_little(self, budget: int, choices: Choices) -> str:
+        plan = self._smallest(choices)
+        fixed = self._model(plan.form if len(self.forms) > 1 else None).resident
+        fits = self.setting.batch_size * (budget - fixed) // max(plan.cost.peak - fixed, 1)
+        advice = f"a batch of about {fits}" if fits > 0 else "a smaller backbone"
+        return (
+            f"{self.name} with {self.method} does not fit into {budget / GIB:.2f} GiB at batch "
+            f"{self.setting.batch_size}: the least is {plan.peak_gib:.2f} GiB (k={plan.spec.k}, "
+            f"{plan.arithmetic_ratio:.2f} times the arithmetic of end to end); {advice} would fit."
+        )
+
+
+def budget_bytes(budget: int | str) -> int:
+    """``"6GiB"``, ``"800MB"`` or a number of bytes, in bytes.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    try:
+        size = convert_file_size_to_int(
+            budget.replace(" ", "") if isinstance(budget, str) else budget
+        )
+    except ValueError:
+        size = 0
+    if size <= 0:
+        raise ValueError(
+            f"memory_budget={budget!r} is no size; expected a number of bytes or e.g. '6GiB'."
+        )
+    return size

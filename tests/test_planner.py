@@ -1,0 +1,178 @@
+"""The planner's figures against the meter on real training steps, and its answers."""
+
+import random
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import man_zoo
+from man_zoo.benchmark import Contestant, Training, build_parser
+from man_zoo.local_block import LocalBlock
+from man_zoo.meter import StepCost, fake, measure
+from man_zoo.planner import Planner, Setting, budget_bytes
+
+BATCH = 16
+SIZES = {
+    "resnet18": 64,
+    "resnet50": 64,
+    "resnet110": 32,
+    "resnet32": 32,
+    "vit_tiny_patch16_224": 224,
+}
+METHODS = [
+    *("dgl", "infopro", "predsim", "auglocal"),
+    *("man_dgl", "man_infopro", "man_predsim", "man_auglocal"),
+    *("manpp_dgl", "manpp_infopro"),
+]
+
+
+def planner(backbone: str, method: str, batch_size: int = BATCH, opt: str = "sgd", **keywords):
+    with torch.device("meta"):
+        model = timm.create_model(backbone, num_classes=10)
+    size = SIZES[backbone]
+    return Planner(model, backbone, method, keywords, (3, size, size), Setting(batch_size, opt))
+
+
+def metered(model: man_zoo.LocalModel, batch_size: int = BATCH) -> StepCost:
+    """A real training step on fake tensors, an SGD a block."""
+    args = build_parser().parse_args([model.spec.name, "--no-channels-last"])
+    with fake(model.train()) as model:
+        contestant = Contestant("", "", model.spec, {})
+        training = Training(contestant, model, args, batch_size)
+        resident = [*training.blocks, *training.optimizers, training.images, training.target]
+        return measure(training.step, resident=resident)
+
+
+def random_choices() -> list[tuple]:
+    rng = random.Random(0)
+    choices = []
+    for method in METHODS:
+        backbone = rng.choice(list(SIZES))
+        k = rng.randint(2, 6)
+        recompute = rng.choice([None, "units", "auxiliaries", "all"])
+        choices.append((backbone, method, k, recompute))
+    return choices
+
+
+@pytest.mark.parametrize(("backbone", "method", "k", "recompute"), random_choices())
+def test_the_predicted_cost_is_that_of_a_real_step(backbone, method, k, recompute):
+    plan = planner(backbone, method).cuts(k, "even", recompute)
+    model = man_zoo.localize(
+        backbone, method, k, cuts="even", recompute=recompute, num_classes=10,
+        img_size=SIZES[backbone],
+    )  # fmt: skip
+    cost = metered(model)
+    assert plan.cost.peak == pytest.approx(cost.peak_bytes, rel=0.03)
+    assert plan.cost.total == pytest.approx(cost.flops, rel=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [2, 64])
+def test_where_weights_dominate_and_where_activations_do(batch_size):
+    plan = planner("resnet18", "man_dgl", batch_size).cuts(3)
+    model = man_zoo.localize("resnet18", "man_dgl", 3, num_classes=10, img_size=64)
+    assert plan.cost.peak == pytest.approx(metered(model, batch_size).peak_bytes, rel=0.03)
+
+
+def test_end_to_end_with_and_without_recomputation():
+    plans = planner("resnet50", "man_dgl")
+    for recompute in (None, "all"):
+        model = man_zoo.localize(
+            "resnet50", "e2e", recompute=recompute, num_classes=10, img_size=64
+        )
+        model.blocks = [
+            LocalBlock(list(model.blocks[0].units), model.blocks[0].output, nn.CrossEntropyLoss(),
+                       recompute=model.blocks[0].recompute)
+        ]  # fmt: skip
+        plan = plans.end_to_end(recompute)
+        cost = metered_blocks(model)
+        assert plan.cost.peak == pytest.approx(cost.peak_bytes, rel=0.03)
+        assert plan.cost.total == pytest.approx(cost.flops, rel=1e-6)
+
+
+def metered_blocks(model: man_zoo.LocalModel) -> StepCost:
+    with fake(model.train()) as model:
+        images, target = torch.empty(BATCH, 3, 64, 64), torch.empty(BATCH, dtype=torch.long)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+        def step() -> None:
+            optimizer.zero_grad()
+            model.local_step(images, target, step=lambda _: optimizer.step())
+
+        return measure(step, resident=[model, optimizer, images, target])
+
+
+def test_balanced_cuts_are_the_best_of_all():
+    plans = planner("resnet18", "man_dgl")
+    best = plans.balanced(3)
+    names = plans.names[:-1]
+    every = [
+        plans.cuts(3, [first, second]).cost.peak
+        for i, first in enumerate(names)
+        for second in names[i + 1 :]
+    ]
+    assert best.cost.peak <= 1.002 * min(every)
+    assert best.cost.peak < plans.cuts(3, "even").cost.peak
+
+
+def test_a_budget_is_kept_and_costs_less_the_larger_it_is():
+    plans = planner("resnet50", "man_dgl")
+    budgets = [plans.smallest().cost.peak * share // 100 for share in (105, 130, 180)]
+    found = [plans.within(budget) for budget in budgets]
+    assert all(plan.cost.peak <= budget for plan, budget in zip(found, budgets, strict=True))
+    ratios = [plan.arithmetic_ratio for plan in found]
+    assert ratios == sorted(ratios, reverse=True)
+    assert ratios[0] > ratios[-1]
+
+
+def test_the_fastest_within_a_budget_is_the_fastest_of_all():
+    plans = planner("resnet18", "man_dgl", form="paper")
+    names, every = plans.names, []
+    for first in names[:-1]:
+        for mask in range(2 ** len(names)):
+            recompute = [name for bit, name in enumerate(names) if mask >> bit & 1]
+            every.append(plans.cuts(2, [first], recompute))
+    budget = sorted(plan.cost.peak for plan in every)[len(every) // 20]
+    possible = min(plan.cost.total for plan in every if plan.cost.peak <= budget)
+    assert plans.within(budget, k=2).cost.total <= possible * 1.001
+
+
+def test_a_budget_that_cannot_be_met_says_what_the_least_is():
+    plans = planner("resnet18", "man_dgl")
+    with pytest.raises(ValueError, match=r"does not fit into 0\.02 GiB at batch 16: the least is"):
+        plans.within(20 * 2**20)
+
+
+def test_localize_plans():
+    model = man_zoo.localize(
+        "resnet18", "man_dgl", k=3, cuts="balanced", batch_size=BATCH, num_classes=10, img_size=64
+    )
+    assert tuple(model.spec.cuts) == planner("resnet18", "man_dgl").balanced(3).spec.cuts
+    budget = planner("resnet18", "man_dgl").smallest().cost.peak * 1.2
+    model = man_zoo.localize(
+        "resnet18", "man_dgl", memory_budget=int(budget), batch_size=BATCH, num_classes=10,
+        img_size=64,
+    )  # fmt: skip
+    assert metered(model).peak_bytes <= 1.03 * budget
+
+
+@pytest.mark.parametrize(
+    ("keywords", "sentence"),
+    [
+        ({"memory_budget": "much", "batch_size": 8}, "memory_budget='much' is no size"),
+        ({"memory_budget": "1GiB"}, "need batch_size="),
+        ({"k": 3, "cuts": "balanced"}, "need batch_size="),
+        ({"memory_budget": "1GiB", "batch_size": 8, "cuts": "even"}, "chooses the cuts"),
+        ({"k": 99, "cuts": "balanced", "batch_size": 8}, "k=99 is impossible"),
+    ],
+)
+def test_bad_requests_are_one_sentence(keywords, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        man_zoo.localize("resnet18", "man_dgl", img_size=64, **keywords)
+
+
+def test_sizes():
+    assert budget_bytes("6GiB") == 6 * 2**30
+    assert budget_bytes("0.5 GiB") == 2**29
+    assert budget_bytes(123) == 123
