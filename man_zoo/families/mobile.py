@@ -6,6 +6,7 @@ from typing import Any
 
 from timm.layers import CondConv2d, Conv2dSame, MixedConv2d
 from timm.models._efficientnet_blocks import (
+    ConvBnAct,
     DepthwiseSeparableConv,
     EdgeResidual,
     InvertedResidual,
@@ -20,6 +21,7 @@ from torch import nn
 
 from .units import (
     Units,
+    activation,
     cannot_build,
     chain,
     fresh,
@@ -81,9 +83,8 @@ def _build_mobile_block(unit: Any, in_channels: int, out_channels: int, stride: 
         out_channels,
         stride=stride,
         pad_type="same" if same else "",
-        act_layer=type(norm.act),
+        act_layer=activation(unit, norm),
         norm_layer=_norm_layer(norm),
-        se_layer=_squeeze(unit.se),
         **settings,
     )
 
@@ -91,7 +92,8 @@ def _build_mobile_block(unit: Any, in_channels: int, out_channels: int, stride: 
 def _norm_layer(norm: Any) -> Any:
     """The norm of a block as its constructor takes it."""
     if isinstance(norm, nn.GroupNorm):
-        return partial(type(norm), group_size=norm.num_channels // norm.num_groups)
+        layer: Any = type(norm)
+        return partial(layer, group_size=norm.num_channels // norm.num_groups)
     return type(norm)
 
 
@@ -110,11 +112,21 @@ def _depthwise(unit: Any) -> list[nn.Conv2d]:
     return [stage.conv for stage in stages if not isinstance(stage, nn.Identity)]
 
 
+def _convolution(unit: Any) -> dict[str, Any]:
+    grouped = unit.conv.groups > 1
+    return {
+        "kernel_size": unit.conv.kernel_size[0],
+        "group_size": _group_size(unit.conv) if grouped else 0,
+        "skip": True,
+    }
+
+
 def _separable(unit: Any) -> dict[str, Any]:
     return {
         "dw_kernel_size": unit.conv_dw.kernel_size[0],
         "group_size": _group_size(unit.conv_dw),
         "pw_act": unit.has_pw_act,
+        "se_layer": _squeeze(unit.se),
     }
 
 
@@ -123,6 +135,7 @@ def _inverted(unit: Any) -> dict[str, Any]:
         "dw_kernel_size": unit.conv_dw.kernel_size[0],
         "group_size": _group_size(unit.conv_dw),
         "exp_ratio": _expansion(unit.conv_pw),
+        "se_layer": _squeeze(unit.se),
     }
 
 
@@ -132,6 +145,7 @@ def _edge(unit: Any) -> dict[str, Any]:
         "exp_kernel_size": unit.conv_exp.kernel_size[0],
         "group_size": _group_size(unit.conv_exp) if grouped else 0,
         "exp_ratio": _expansion(unit.conv_exp),
+        "se_layer": _squeeze(unit.se),
     }
 
 
@@ -146,6 +160,7 @@ def _universal(unit: Any) -> dict[str, Any]:
         "dw_kernel_size_end": kernel(unit.dw_end),
         "group_size": next((_group_size(conv) for conv in _depthwise(unit)), 1),
         "exp_ratio": _expansion(unit.pw_exp.conv),
+        "se_layer": _squeeze(unit.se),
         "layer_scale_init_value": unit.layer_scale.init_values if scaled else None,
     }
 
@@ -160,6 +175,7 @@ def _expansion(conv: nn.Conv2d) -> float:
 
 # What makes a new block like this one, as keywords of its class.
 _KERNELS: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
+    ConvBnAct: _convolution,
     DepthwiseSeparableConv: _separable,
     InvertedResidual: _inverted,
     EdgeResidual: _edge,

@@ -1,8 +1,8 @@
 """Networks without norms: NFNet and its kin."""
 
 from functools import partial
-from typing import Any
 
+from timm.layers import ScaledStdConv2d, ScaledStdConv2dSame
 from timm.models.nfnet import NormFreeBlock, NormFreeNet
 from torch import nn
 
@@ -19,12 +19,12 @@ def nfnet_units(backbone: NormFreeNet) -> Units:
     )
 
 
-def _draw(module: Any, name: str = "") -> None:
+def _draw(module: nn.Module, name: str = "") -> None:
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="linear")
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-        if hasattr(module, "gain"):
+        if isinstance(module, ScaledStdConv2d | ScaledStdConv2dSame):
             nn.init.ones_(module.gain)
     elif isinstance(module, NormFreeBlock):
         # One of the two is 0, so that a fresh block hands on its shortcut.

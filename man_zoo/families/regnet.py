@@ -11,6 +11,7 @@ from torch import nn
 
 from .units import (
     Units,
+    activation,
     cannot_build,
     children,
     fresh,
@@ -54,7 +55,7 @@ def _build_bottleneck(
         se_ratio=squeezed / conv1.in_channels,
         downsample="" if unit.downsample is None else "conv1x1",
         linear_out=isinstance(unit, Bottleneck) and isinstance(unit.act3, nn.Identity),
-        act_layer=type(norm.act),
+        act_layer=activation(unit, norm),
         norm_layer=type(norm),
     )
 

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from timm.layers import StdConv2d
+from timm.layers import StdConv2d, StdConv2dSame, create_conv2d
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet, downsample_conv
 from timm.models.resnetv2 import (
     Bottleneck as BottleneckV2,
@@ -21,6 +21,7 @@ from torch import nn
 
 from .units import (
     Units,
+    activation,
     cannot_build,
     chain,
     children,
@@ -89,7 +90,7 @@ def resnetv2_units(backbone: ResNetV2) -> Units:
         backbone.stem,
         staged_blocks(backbone, "stages"),
         head_part(backbone, "head", after=("norm",)),
-        init=partial(fresh, draw=draw_resnetv2),
+        init=partial(fresh, draw=partial(draw_resnetv2, zero_init_last=False)),
         build=_build_residual_block_v2,
     )
 
@@ -102,17 +103,18 @@ def _build_residual_block_v2(
     last = unit.conv2 if isinstance(unit, PreActBasic) else unit.conv3
     block: Any = type(unit)
     norm_layer: Any = type(unit.norm1)
-    conv_layer: Any = type(unit.conv1)
-    if isinstance(unit.conv1, StdConv2d):
-        conv_layer = partial(conv_layer, eps=unit.conv1.eps)
+    conv_layer: Any = create_conv2d
+    if isinstance(unit.conv1, StdConv2d | StdConv2dSame):
+        conv_layer = partial(type(unit.conv1), eps=unit.conv1.eps)
+    act_layer = activation(unit, unit.norm1)
     return block(
         in_channels,
         out_channels,
         bottle_ratio=unit.conv1.out_channels / last.out_channels,
         stride=stride,
         groups=unit.conv2.groups,
-        act_layer=type(unit.norm1.act),
+        act_layer=act_layer,
         conv_layer=conv_layer,
-        norm_layer=partial(norm_layer, act_layer=type(unit.norm1.act)),
+        norm_layer=partial(norm_layer, act_layer=act_layer),
         proj_layer=DownsampleConv if stride != 1 or in_channels != out_channels else None,
     )

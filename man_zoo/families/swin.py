@@ -27,10 +27,11 @@ def swin_units(backbone: SwinTransformer | SwinTransformerV2) -> Units:
     )
 
 
-def _draw(module: Any, name: str = "") -> None:
+def _draw(module: nn.Module, name: str = "") -> None:
     init_weights_vit_timm(module, name)
     if isinstance(module, SwinTransformerV2Block):
         # Its norms end the residual branches, so that a fresh block hands on its shortcut.
+        norm: Any
         for norm in (module.norm1, module.norm2):
             nn.init.zeros_(norm.weight)
 

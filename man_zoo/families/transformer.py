@@ -71,7 +71,7 @@ def relpos_units(backbone: VisionTransformerRelPos) -> Units:
     """Transformer blocks, each with its own relative positions."""
     if backbone.shared_rel_pos is not None:
         raise _shared(backbone, "shared_rel_pos")
-    return _token_units(backbone, _relpos_stem)
+    return _token_units(backbone, _relpos_stem, init=fresh)
 
 
 def _relpos_stem(backbone: VisionTransformerRelPos, x: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ def _eva_stem(backbone: Eva, x: Tensor) -> Tensor:
     return backbone.norm_pre(x)
 
 
-def _token_units(backbone: Any, stem: Any) -> Units:
+def _token_units(backbone: Any, stem: Any, init: Any = _draw_vit) -> Units:
     def present(names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name in names if getattr(backbone, name, None) is not None)
 
@@ -157,7 +157,7 @@ def _token_units(backbone: Any, stem: Any) -> Units:
         Part(backbone, present(_STEM), stem),
         children(backbone, "blocks"),
         head_part(backbone, *present(_HEAD), after=("norm",)),
-        init=_draw_vit,
+        init=init,
         layout=Layout(Format.NLC, backbone.patch_embed.grid_size, backbone.num_prefix_tokens),
         build=build_copy,
     )

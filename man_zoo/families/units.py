@@ -182,3 +182,14 @@ def cannot_build(unit: nn.Module, widths: str = "") -> ValueError:
         f"man_zoo cannot build a new {type(unit).__name__}{widths}, which auglocal and "
         "learnable_units need; use another method or other cuts."
     )
+
+
+def activation(unit: nn.Module, norm: Any) -> type[nn.Module]:
+    """The activation that a norm of ``unit`` ends with, to build another such norm.
+
+    Raises:
+        ValueError: For a norm that is its own activation, like EvoNorm.
+    """
+    if not hasattr(norm, "act"):
+        raise cannot_build(unit, f" with {type(norm).__name__}")
+    return type(norm.act)
