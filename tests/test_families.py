@@ -42,12 +42,13 @@ class Case:
 TINY_VIT = {"img_size": 32, "depth": 4, "embed_dim": 24, "num_heads": 2}
 TINY_SWIN = {"img_size": 32, "depths": (2, 2), "embed_dim": 16, "num_heads": (2, 2)}
 TINY_SWIN |= {"window_size": 4}
+SMALL = {"depths": (1, 1, 2, 1), "dims": (8, 8, 16, 16)}
 
 CASES = [
     Case("test_resnet", builds=True),
     Case("resnetv2_18", builds=True, keywords={"channels": (32, 32, 64, 64), "stem_chs": 32}),
     Case("regnety_002", 64, builds=True),
-    Case("test_byobnet", 64),
+    Case("test_byobnet", 64, every_method=False),
     Case("test_nfnet", every_method=False),
     Case("densenet121", keywords={"growth_rate": 8, "block_config": (2, 2, 2)}),
     Case("vgg11_bn", builds=True, keywords={"mlp_ratio": 0.01}),
@@ -56,28 +57,28 @@ CASES = [
     Case("test_efficientnet", 64, builds=True),
     Case("mobilenetv3_small_050", 64, builds=True),
     Case("mobilenetv4_conv_small_035", 64, builds=True),
-    Case("ghostnet_050", 64, every_method=False),
+    Case("ghostnet_050", 32, every_method=False),
     Case("test_convnext", 64, builds=True),
     Case(
         "convnextv2_atto",
         64,
         builds=True,
-        keywords={"depths": (1, 1, 2, 1), "dims": (8, 8, 16, 16)},
+        keywords=SMALL,
     ),
-    Case("inception_next_atto", 64, every_method=False),
-    Case("test_mambaout", 64),
-    Case("test_maxvit", 64, keywords={"img_size": 64}),
+    Case("inception_next_atto", 64, every_method=False, keywords=SMALL),
+    Case("test_mambaout", 64, every_method=False),
+    Case("test_maxvit", 64, every_method=False, keywords={"img_size": 64}),
     Case("test_coatnet", 64, every_method=False, keywords={"img_size": 64}),
     Case("swin_tiny_patch4_window7_224", keywords=TINY_SWIN),
     Case("swinv2_tiny_window8_256", keywords=TINY_SWIN),
-    Case("mixer_s32_224", 64, builds=True, every_method=False, keywords={"img_size": 64}),
+    Case("mixer_s32_224", 64, builds=True, keywords={"img_size": 64, "mlp_ratio": (0.1, 0.1)}),
     Case("vit_tiny_patch16_224", builds=True, keywords=TINY_VIT),
     Case("deit_tiny_distilled_patch16_224", builds=True, keywords=TINY_VIT),
     Case("beit_base_patch16_224", builds=True, keywords=TINY_VIT),
-    Case("test_vit_relpos", builds=True, keywords={"img_size": 32, "depth": 4}),
+    Case("test_vit_relpos", builds=True, every_method=False, keywords={"img_size": 32, "depth": 4}),
     Case("eva02_tiny_patch14_224", 28, builds=True, keywords=TINY_VIT | {"img_size": 28}),
     Case("vit_small_patch16_dinov3", builds=True, keywords=TINY_VIT),
-    Case("cait_xxs24_224", builds=True, keywords=TINY_VIT),
+    Case("cait_xxs24_224", builds=True, every_method=False, keywords=TINY_VIT),
 ]
 # Models of the same classes that are larger, or run other code: only their forward pass is tested.
 VARIANTS = [
