@@ -65,7 +65,7 @@ def localize(
         if cfg.fixed_input_size:
             keywords["img_size"] = img_size
     try:
-        model: Any = timm.create_model(
+        model = timm.create_model(
             backbone,
             pretrained=pretrained,
             pretrained_cfg=pretrained_cfg,
@@ -79,8 +79,6 @@ def localize(
         what = f"keyword for {method} that {backbone} does not take either"
         raise unknown(what, stray[1], method_keywords(method)) from error
     tokens = list_units(model).layout.format is Format.NLC
-    if tokens and img_size is not None and not cfg.fixed_input_size:
-        model.set_input_size(tuple(size))  # it takes any size, but its grid of tokens must be known
     spec = make_spec(timm.models.get_arch_name(backbone), method, k, local_keywords, tokens)
     return LocalModel(
         model,
