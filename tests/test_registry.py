@@ -231,7 +231,7 @@ def test_zoo_models_have_the_backbones_data_settings() -> None:
             ["Unknown keyword for dgl 'momentum'", "The nearest is"],
         ),
         ("resnet21", {"k": 2}, ["Unknown backbone 'resnet21'", "The nearest is 'resnet"]),
-        ("convnext_atto", {"k": 2}, ["ConvNeXt cannot be split"]),
+        ("xcit_nano_12_p16_224", {"k": 2}, ["Xcit cannot be split", "ResNet, ResNetV2"]),
     ],
 )
 def test_errors_are_one_sentence_with_the_nearest_name(

@@ -7,6 +7,7 @@ linearly over the blocks, and the last d + 1 units of the network train together
 
 from torch import Tensor, nn
 
+from ..families import cannot_build
 from .head import Head
 from .site import Site
 
@@ -59,7 +60,7 @@ def _units(site: Site, widths: list[int]) -> list[nn.Module]:
     """New units of these widths: stride 2 where the width doubles, twice where it quadruples."""
     build, template = site.units.build, site.units.modules[site.position + 1]
     if build is None:
-        raise ValueError("auglocal cannot build units of this family; ResNets and ViTs work.")
+        raise cannot_build(template)
     units, channels, halve_again = [], site.channels, False
     for width in widths:
         stride = 2 if width >= 2 * channels or halve_again else 1

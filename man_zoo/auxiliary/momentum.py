@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..families import Units
+from ..families import Units, cannot_build
 from ..layout import Layout
 from ..messages import unknown
 from ..recompute import run
@@ -142,8 +142,10 @@ def _fresh(source: nn.Module, units: Units) -> nn.Module:
 
 
 def _same_shape(unit: nn.Module, units: Units, channels: int) -> nn.Module:
-    """A unit like this one that keeps channels and size, where the family can build it."""
-    return unit if units.build is None else units.build(unit, channels, channels, 1)
+    """A unit like this one that keeps channels and size; ``ValueError`` if it cannot be built."""
+    if units.build is None:
+        raise cannot_build(unit)
+    return units.build(unit, channels, channels, 1)
 
 
 class MomentumLink:
