@@ -139,7 +139,10 @@ class Planner:
     def end_to_end(self, recompute: str | Sequence[str] | None = None) -> Plan:
         """The backbone as one block, units recomputed or not."""
         units, _ = choose_recompute(recompute, self.names, 0)
-        plan = self._plan(next(iter(self._models), self.forms[0]), Split(units=units))
+        return self._end_to_end(Split(units=units))
+
+    def _end_to_end(self, split: Split) -> Plan:
+        plan = self._plan(self.forms[0], split)
         return replace(plan, spec=replace(plan.spec, method=END_TO_END, k=1, momentum=None))
 
     def cuts(
@@ -210,6 +213,30 @@ class Planner:
         if not plans:
             raise ValueError(f"{self.name} cannot be cut into {choices.ks} blocks.")
         return min(plans, key=lambda plan: plan.cost.peak)
+
+    def checkpointed_within(self, budget: int) -> Plan | None:
+        """End to end within ``budget`` bytes, units recomputed as needed; ``None`` if it cannot."""
+        split = cheapest(self._model(self.forms[0]), budget, self._choices((1,), None))
+        return self._end_to_end(split) if split is not None else None
+
+    def front(self, form: str | None, *, local: bool = False, points: int = 10) -> list[Plan]:
+        """The least arithmetic for one memory after another, from the least memory up.
+
+        Args:
+            form: Form of MAN.
+            local: Whether to plan local blocks, or end to end with recomputation.
+            points: How many budgets, evenly spread on a logarithmic scale up to end to end's.
+        """
+        form = form if local else self.forms[0]
+        model, choices = self._model(form), self._choices(self._ks(None) if local else (1,), None)
+        smallest, most = least(model, choices), cost_of(model, Split()).peak
+        if smallest is None:
+            return []
+        low = cost_of(model, smallest).peak
+        budgets = [round(low * (most / low) ** (i / (points - 1))) for i in range(points)]
+        splits = [cheapest(model, budget, choices) for budget in budgets]
+        make = (lambda split: self._plan(form, split)) if local else self._end_to_end
+        return [make(split) for split in dict.fromkeys(splits) if split is not None]
 
     def _ks(self, k: int | None) -> tuple[int, ...]:
         if self.method == END_TO_END:

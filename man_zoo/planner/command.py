@@ -1,0 +1,112 @@
+"""``man-zoo plan``: what a split costs, the best one for a budget, and how it compares."""
+
+from argparse import ArgumentTypeError, Namespace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.layers import to_2tuple
+from timm.utils import ParseKwargs
+
+from ..messages import unknown
+from ..spec import END_TO_END, check_method, is_zoo_name, parse_name
+from ..training.errors import user_errors
+from .compare import compare, describe, draw, front, render, verdict
+from .cost import LOW_PRECISION, Setting
+from .plan import BALANCED, Plan, Planner, budget_bytes
+
+
+def add_plan(subparsers: Any) -> None:
+    """Add ``plan`` to the command line."""
+    parser = subparsers.add_parser(
+        "plan",
+        help="memory and arithmetic of a split; the best cuts for K or for a memory budget",
+        description="Nothing is allocated: any machine can plan for any other.",
+    )
+    add = parser.add_argument
+    add("model", help="zoo name, or a timm backbone with --method and --k or --budget")
+    add("--method", help="learning method; the zoo name's by default, man_dgl for a backbone")
+    add("--k", type=_positive, help="number of local blocks")
+    add("--budget", metavar="SIZE", help="memory, e.g. 6GiB: plan the fastest split within it")
+    add("--cuts", default=BALANCED, help="'balanced' (least memory), 'published', 'even' or units")
+    add("--recompute", help="'units', 'auxiliaries', 'all' or units; a budget's plan chooses")
+    add("--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE",
+        help="further keywords of the method, e.g. form=paper head=narrow")  # fmt: skip
+    add("--batch-size", type=_positive, default=128, metavar="N")
+    add("--img-size", type=_positive, metavar="PIXELS", help="the model's own by default")
+    add("--opt", default="sgd", help="timm's name of the optimizer")
+    add("--precision", choices=("no", *LOW_PRECISION), default="no")
+    add("--compare", action="store_true", help="beside end to end, checkpointing, other cuts")
+    add("--picture", type=Path, metavar="FILE", help="with --compare: draw memory and arithmetic")
+    parser.set_defaults(command=run)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def run(args: Namespace) -> None:
+    """Plan, and print what was found.
+
+    Raises:
+        UserError: For an unknown model or method, an impossible K, a budget that cannot be met.
+    """
+    with user_errors():
+        budget = budget_bytes(args.budget) if args.budget else None
+        planner, k = create_planner(args)
+        plan = choose(planner, args, k, budget)
+        print(describe(plan))
+        print(verdict(planner, plan))
+        if args.compare:
+            plans = compare(planner, k or plan.spec.k, budget)
+            print("", render(plans), sep="\n")
+            if args.picture:
+                draw(planner, front(planner), plans, args.picture)
+
+
+def create_planner(args: Namespace) -> tuple[Planner, int | None]:
+    """The planner for the flags, and K if they name one.
+
+    Raises:
+        ValueError: For an unknown model or method, or a K that nothing says.
+    """
+    backbone, method, k = args.model, args.method or "man_dgl", args.k
+    if is_zoo_name(args.model):
+        backbone, named, named_k = parse_name(args.model)
+        method, k = args.method or named, args.k or named_k
+    if not timm.is_model(backbone):
+        raise unknown("model", backbone, timm.list_models())
+    check_method(method)
+    if method == END_TO_END:
+        raise ValueError("e2e has nothing to plan; --compare shows it beside every method.")
+    if k is None and not args.budget:
+        raise ValueError(f"{backbone} needs --k, the number of local blocks, or --budget.")
+    cfg = timm.models.resolve_pretrained_cfg(backbone)
+    channels, *size = cfg.input_size
+    keywords: dict[str, Any] = {}
+    if args.img_size:
+        size = list(to_2tuple(args.img_size))
+        keywords = {"img_size": args.img_size} if cfg.fixed_input_size else {}
+    with torch.device("meta"):
+        model = timm.create_model(backbone, **keywords)
+    setting = Setting(args.batch_size, args.opt, args.precision)
+    name = timm.models.get_arch_name(backbone)
+    shape = (channels, size[0], size[1])
+    return Planner(model, name, method, args.model_kwargs, shape, setting), k
+
+
+def choose(planner: Planner, args: Namespace, k: int | None, budget: int | None) -> Plan:
+    """The plan that the flags ask for.
+
+    Raises:
+        ValueError: For an impossible K or cut, a budget that cannot be met.
+    """
+    if budget is not None:
+        return planner.within(budget, k, args.recompute)
+    assert k is not None
+    if args.cuts == BALANCED:
+        return planner.balanced(k, args.recompute)
+    return planner.cuts(k, args.cuts, args.recompute)

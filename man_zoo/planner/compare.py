@@ -1,0 +1,168 @@
+"""Plans side by side with what a practitioner would use instead, as a table and as a picture."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..split import PUBLISHED_CUTS
+from ..training.report import table
+from .plan import GIB, Plan, Planner
+
+HEADER = ("", "K", "form", "peak GiB", "of e2e", "arithmetic of e2e", "recomputed")
+# Points of a curve, each a search within a budget.
+POINTS = 10
+
+
+def compare(planner: Planner, k: int, budget: int | None = None) -> dict[str, Plan]:
+    """End to end, checkpointed, published, even and planned cuts, and the budget's plans.
+
+    Args:
+        planner: For the backbone, method and setting.
+        k: Number of blocks of the rows that are not within the budget.
+        budget: Bytes; left out without one.
+
+    Raises:
+        ValueError: For an impossible K, a budget that cannot be met.
+    """
+    # timm checkpoints every unit but the stem.
+    plans = {
+        "end to end": planner.end_to_end(),
+        "end to end, checkpointed": planner.end_to_end(planner.names[1:]),
+    }
+    if (planner.name, k) in PUBLISHED_CUTS:
+        plans["published cuts"] = planner.cuts(k, "published")
+    plans["even cuts"] = planner.cuts(k, "even")
+    for form in planner.forms:
+        plans[f"planned cuts{f', {form} form' if form else ''}"] = planner.balanced(k, form=form)
+    if budget is not None:
+        plans[f"planned within {budget / GIB:.2f} GiB"] = planner.within(budget)
+    return plans
+
+
+def render(plans: dict[str, Plan]) -> str:
+    """The plans as a table."""
+    return table(HEADER, [[name, *_cells(plan)] for name, plan in plans.items()])
+
+
+def _cells(plan: Plan) -> Iterator[str]:
+    yield str(plan.spec.k)
+    yield plan.form or ""
+    yield f"{plan.peak_gib:.2f}"
+    yield f"{plan.memory_ratio:.2f}"
+    yield f"{plan.arithmetic_ratio:.2f}"
+    units, auxiliaries = len(plan.split.units), len(plan.split.auxiliaries)
+    parts = [f"{units} of {len(plan.names)} units"] if units else []
+    parts += [f"{auxiliaries} of {plan.spec.k - 1} auxiliaries"] if auxiliaries else []
+    yield ", ".join(parts)
+
+
+def verdict(planner: Planner, plan: Plan) -> str:
+    """What checkpointing alone would cost within the same memory, in a sentence."""
+    alone = planner.checkpointed_within(plan.cost.peak)
+    if alone is None:
+        smallest = planner.end_to_end("all")
+        return (
+            f"End to end does not fit into {plan.peak_gib:.2f} GiB: with every unit recomputed it "
+            f"takes {smallest.peak_gib:.2f} GiB at {smallest.arithmetic_ratio:.2f} times the "
+            "arithmetic."
+        )
+    ratio = f"{alone.arithmetic_ratio:.2f} times the arithmetic"
+    if alone.cost.total <= plan.cost.total:
+        return (
+            f"Checkpointing alone reaches {plan.peak_gib:.2f} GiB at {ratio}, against "
+            f"{plan.arithmetic_ratio:.2f}: on one device it is the better answer."
+        )
+    return (
+        f"Checkpointing alone needs {ratio} to fit into {plan.peak_gib:.2f} GiB, against "
+        f"{plan.arithmetic_ratio:.2f}."
+    )
+
+
+def front(planner: Planner) -> dict[str, list[Plan]]:
+    """The least arithmetic for one memory after another: end to end, and each form of MAN."""
+    curves = {"end to end, checkpointed": planner.front(None)}
+    for form in planner.forms:
+        name = f"{planner.method}, {form} form" if form else planner.method
+        curves[name] = planner.front(form, local=True)
+    return curves
+
+
+def draw(
+    planner: Planner, curves: dict[str, list[Plan]], plans: dict[str, Plan], path: Path
+) -> None:
+    """Draw curves and single plans, memory across and arithmetic up.
+
+    Args:
+        planner: For the title.
+        curves: Of :func:`front`.
+        plans: Of :func:`compare`; end to end is where the arithmetic is 1.
+        path: Where to; its ending is the format.
+    """
+    from matplotlib.figure import Figure  # slow to import, and only pictures need it
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for (name, curve), marker in zip(curves.items(), "osD^", strict=False):
+        points = [(plan.peak_gib, plan.arithmetic_ratio) for plan in curve]
+        axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, label=name)
+    for (name, plan), marker in zip(plans.items(), "*XPvh<>d", strict=False):
+        label = f"{name} (K={plan.spec.k})" if plan.spec.k > 1 else name
+        axes.plot(
+            plan.peak_gib, plan.arithmetic_ratio, marker, color="black", markersize=8, label=label
+        )
+    setting = planner.setting
+    axes.set(
+        xlabel="peak memory of a training step, GiB",
+        ylabel="arithmetic, end to end = 1",
+        title=f"{planner.name}, batch {setting.batch_size}, "
+        f"{planner.input_size[1]}x{planner.input_size[2]}, {setting.opt}",
+    )
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    unfinished = path.with_name(f".{path.name}")
+    figure.savefig(unfinished, dpi=150, format=path.suffix.lstrip(".") or "png")
+    unfinished.replace(path)
+
+
+def describe(plan: Plan) -> str:
+    """A plan block by block, and the keywords that make it."""
+    starts = [0, *(cut + 1 for cut in plan.split.cuts)]
+    ends = [*plan.split.cuts, len(plan.names) - 1]
+    rows = []
+    for j, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        first, last = plan.names[start], plan.names[end]
+        rows.append(
+            (
+                f"{j + 1}  {first if start == end else f'{first} to {last}'}",
+                f"{plan.cost.peaks[j] / GIB:.2f}",
+                f"{plan.cost.flops[j] / plan.end_to_end.total:.3f}",
+                _recomputed(plan, j, start, end),
+            )
+        )
+    header = ("block", "peak GiB", "arithmetic of e2e", "recomputed")
+    total = (
+        f"{plan.spec.name}{f', {plan.form} form' if plan.form else ''}: {plan.peak_gib:.2f} GiB, "
+        f"{plan.memory_ratio:.2f} of end to end, at {plan.arithmetic_ratio:.2f} times its "
+        "arithmetic"
+    )
+    return "\n".join([table(header, rows), "", total, localize_call(plan)])
+
+
+def _recomputed(plan: Plan, j: int, start: int, end: int) -> str:
+    units = sum(start <= i <= end for i in plan.split.units)
+    parts = [f"{units} of {end - start + 1} units"] if units else []
+    return ", ".join(parts + (["auxiliary"] if j in plan.split.auxiliaries else []))
+
+
+def localize_call(plan: Plan) -> str:
+    """The line of Python that builds the plan's model."""
+    keywords = {key: value for key, value in plan.keywords().items() if value}
+    for key in ("cuts", "recompute"):
+        if key in keywords:
+            keywords[key] = " ".join(_words(keywords[key]))
+    given = ", ".join(f"{key}={value!r}" for key, value in keywords.items())
+    return f'man_zoo.localize("{plan.spec.backbone}", "{plan.spec.method}", {given})'
+
+
+def _words(value: str | Sequence[str]) -> Sequence[str]:
+    return [value] if isinstance(value, str) else value
