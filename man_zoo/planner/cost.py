@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..auxiliary import Auxiliary
 from ..auxiliary.build import build_auxiliary
 from ..families import list_units, unit_shapes
 from ..meter import LiveBytes, tensors_of
@@ -169,35 +170,39 @@ class CostModel:
         return self._measure(head, lambda h: self.criterion(head(h), self._target), h, False)
 
     def _output(self, cut: int, place: tuple[int, int], recompute: bool) -> Piece:
-        auxiliary, h = self._auxiliary(cut, place, recompute), self._features[cut]
+        h = self._features[cut]
 
-        def loss(h: Tensor) -> Tensor:
-            return auxiliary(h, self._target, self._images)[0]
+        def measure() -> Piece:
+            built = self._build(cut, place, recompute)
+            with self._mode:
+                auxiliary = _without_data(built, "cpu").train()
+            return self._measure(
+                auxiliary, lambda h: auxiliary(h, self._target, self._images)[0], h, recompute
+            )
 
-        key = (_signature(auxiliary), h.shape, h.dtype, recompute)
+        key = (_signature(self._auxiliary(cut, place)), h.shape, h.dtype, recompute)
+        return _remember(self._of_auxiliaries, key, measure)
+
+    def _auxiliary(self, cut: int, place: tuple[int, int]) -> Auxiliary:
+        """The auxiliary on meta tensors, to tell what it costs like."""
         return _remember(
-            self._of_auxiliaries, key, lambda: self._measure(auxiliary, loss, h, recompute)
+            self._of_auxiliaries, (cut, place), lambda: self._build(cut, place, recompute=False)
         )
 
-    def _auxiliary(self, cut: int, place: tuple[int, int], recompute: bool) -> Any:
-        def build() -> nn.Module:
-            # On meta tensors first: fake ones cannot be copied, and momentum units copy.
-            with torch.device("meta"):
-                auxiliary = build_auxiliary(
-                    self._meta_units,
-                    self.shapes,
-                    cut,
-                    self.spec,
-                    self.input_size,
-                    self.num_classes,
-                    self.criterion,
-                    place=place,
-                    recompute=recompute,
-                )
-            with self._mode:
-                return _without_data(auxiliary, "cpu").train()
-
-        return _remember(self._of_auxiliaries, ("auxiliary", cut, place, recompute), build)
+    def _build(self, cut: int, place: tuple[int, int], recompute: bool) -> Auxiliary:
+        # Not on fake tensors: they cannot be copied, and momentum units copy.
+        with torch.device("meta"):
+            return build_auxiliary(
+                self._meta_units,
+                self.shapes,
+                cut,
+                self.spec,
+                self.input_size,
+                self.num_classes,
+                self.criterion,
+                place=place,
+                recompute=recompute,
+            )
 
     def _measure(
         self,
@@ -257,14 +262,14 @@ class CostModel:
 
     def restored_bytes(self, cut: int, place: tuple[int, int]) -> int:
         """Bytes of the images un-normalised, where the auxiliaries look at them."""
-        return _bytes(self._images) * self._auxiliary(cut, place, False).needs_image
+        return _bytes(self._images) * self._auxiliary(cut, place).needs_image
 
     def auxiliary_resident(self, cut: int, place: tuple[int, int]) -> int:
         """Bytes of the auxiliary after unit ``cut``, and of its optimizer's state."""
         return _remember(
             self._of_auxiliaries,
             ("resident", cut, place),
-            lambda: self._resident(self._auxiliary(cut, place, False)),
+            lambda: self._resident(self._auxiliary(cut, place)),
         )
 
     def _resident(self, module: nn.Module) -> int:
