@@ -8,6 +8,7 @@ from accelerate.utils import convert_file_size_to_int
 from timm.layers import Format
 from torch import Tensor
 
+from ..auxiliary.auglocal import final_cuts
 from ..auxiliary.momentum import FORMS
 from ..families import list_units
 from ..recompute import AUXILIARIES, choose_recompute
@@ -158,7 +159,10 @@ class Planner:
             ValueError: For an impossible K, a cut or a part that does not exist.
         """
         indices = choose_cuts(self.name, self.names, k, cuts)
-        units, auxiliaries = choose_recompute(recompute, self.names, k - 1)
+        spec = self._spec(form)
+        if spec.base == "auglocal":
+            indices = final_cuts(indices, len(self.names), **spec.head_settings)
+        units, auxiliaries = choose_recompute(recompute, self.names, len(indices))
         return self._plan(form, Split(indices, units, auxiliaries))
 
     def balanced(

@@ -325,4 +325,4 @@ def least(model: CostModel, choices: Choices) -> Split | None:
         else:
             best = path.split()
             high = cost_of(model, best).peak
-    return cheapest(model, high, choices)
+    return cheapest(model, high, choices) or best
