@@ -1,6 +1,7 @@
 """Flags of the training recipe: argparse, with YAML under it (``-c file.yaml``; flags win)."""
 
 import re
+import shlex
 import sys
 from argparse import Action, ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace
 from collections.abc import Sequence
@@ -21,6 +22,12 @@ _INVOCATION = ("config", "resume", "overwrite")
 _MAY_CHANGE = {
     *_INVOCATION,
     *("epochs", "output", "experiment", "checkpoint_hist", "log_interval"),
+    *("data_dir", "download", "workers", "validation_batch_size", "cpu_threads"),
+}
+# What says where and how fast a run was made, and not which.
+_OF_A_PLACE = {
+    *_INVOCATION,
+    *("output", "experiment", "checkpoint_hist", "log_interval"),
     *("data_dir", "download", "workers", "validation_batch_size", "cpu_threads"),
 }
 
@@ -132,6 +139,29 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     return args
 
 
+def read_args(run: Path) -> Namespace:
+    """The flags of a run.
+
+    Raises:
+        UserError: If there is no run.
+    """
+    parser = build_parser()
+    return parser.parse_args(_read_run(run, parser))
+
+
+def command_line(args: Namespace) -> str:
+    """Flags that make the same run again elsewhere: those that differ from the defaults."""
+    parser = build_parser()
+    actions = {action.dest: action for action in parser._actions}
+    words = [
+        word
+        for key, value in vars(args).items()
+        if key not in _OF_A_PLACE and value != parser.get_default(key)
+        for word in _words(actions[key], value)
+    ]
+    return shlex.join(words)
+
+
 def save_args(args: Namespace, path: Path) -> None:
     """Write all flags as YAML that ``-c`` reads."""
     values = {key: value for key, value in vars(args).items() if key not in _INVOCATION}
@@ -140,10 +170,10 @@ def save_args(args: Namespace, path: Path) -> None:
     unfinished.replace(path)
 
 
-def _read_run(run: str, parser: ArgumentParser) -> list[str]:
+def _read_run(run: str | Path, parser: ArgumentParser) -> list[str]:
     path = Path(run) / "args.yaml"
     if not path.is_file():
-        raise UserError(f"--resume {run}: there is no run ({path} is missing).")
+        raise UserError(f"{run}: there is no run ({path} is missing).")
     return _read_yaml(path, parser)
 
 

@@ -23,6 +23,7 @@ from .checkpoint import Checkpoints, Progress
 from .config import save_args
 from .data import LoaderInfo
 from .errors import UserError, user_errors
+from .facts import save_facts
 from .logging import JSONLTracker
 
 
@@ -45,12 +46,13 @@ def run_folder(args: Namespace) -> Path:
     return run
 
 
-def start_run(args: Namespace, run: Path) -> None:
-    """The run's folder with its flags; emptied first unless the run is resumed."""
+def start_run(args: Namespace, run: Path, data: LoaderInfo, device: torch.device) -> None:
+    """The run's folder with its flags and facts; emptied first unless the run is resumed."""
     if not args.resume:
         shutil.rmtree(run, ignore_errors=True)
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     save_args(args, run / "args.yaml")
+    save_facts(run / "facts.json", data, device)
 
 
 def resume_run(args: Namespace, checkpoints: Checkpoints, progress: Progress) -> None:
@@ -106,8 +108,16 @@ def share_of_cores() -> int:
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
-def create_model(args: Namespace, data: LoaderInfo) -> LocalModel:
+def create_model(
+    args: Namespace, data: LoaderInfo, *, auxiliaries: bool = True, pretrained: bool | None = None
+) -> LocalModel:
     """The model that the flags name, for the data's classes and size.
+
+    Args:
+        args: Flags of the recipe.
+        data: What the model is for.
+        auxiliaries: Whether to build them.
+        pretrained: Whether to load pretrained weights; as the flags say by default.
 
     Raises:
         ValueError: For an unknown name or method, an impossible K, a cut that does not exist.
@@ -128,8 +138,8 @@ def create_model(args: Namespace, data: LoaderInfo) -> LocalModel:
             backbone,
             method,
             k,
-            pretrained=args.pretrained,
-            auxiliaries=True,
+            pretrained=args.pretrained if pretrained is None else pretrained,
+            auxiliaries=auxiliaries,
             criterion=nn.CrossEntropyLoss(label_smoothing=args.smoothing),
             img_size=(height, width),
             num_classes=data.num_classes,
