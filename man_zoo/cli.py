@@ -5,10 +5,11 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 
 from .hub.export import add_export
+from .hub.push import add_push
 from .registry import add_list
 from .training.errors import UserError
 
-COMMANDS = (add_list, add_export)
+COMMANDS = (add_list, add_export, add_push)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

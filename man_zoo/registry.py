@@ -94,7 +94,7 @@ def _without_weights(backbone: str) -> PretrainedCfg:
 def _create(name: str, backbone: str, kwargs: dict[str, Any]) -> nn.Module:
     given = kwargs.pop("pretrained_cfg", None)
     if kwargs["pretrained"]:
-        kwargs = _with_weights(name, given, kwargs)
+        kwargs = with_weights(name, given, kwargs)
     else:
         # Untrained and untagged, it is the backbone's network, whatever weights there are.
         cfg = resolve_pretrained_cfg(name, given) if given else _without_weights(backbone)
@@ -106,8 +106,13 @@ def _create(name: str, backbone: str, kwargs: dict[str, Any]) -> nn.Module:
     return localize(backbone, **kwargs)
 
 
-def _with_weights(name: str, given: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The keywords with a cfg whose weights are there to load: fetched and checked, or as given.
+def with_weights(name: str, given: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Keywords with a cfg whose weights are there to load: fetched and checked, or the caller's.
+
+    Args:
+        name: Zoo name.
+        given: A tag, or a cfg as timm takes it; the default tag if it is empty.
+        kwargs: Further keywords of the model; they win over those that the weights are of.
 
     Raises:
         RuntimeError: As timm's, if there are no weights, or they cannot be fetched.

@@ -8,7 +8,7 @@ from timm.models import model_entrypoint
 
 from ..spec import WRAPPERS, base_method
 
-# Stands in a card for where its weights are; push puts the repository there.
+# Stands in a card for where its weights are, until they have a repository.
 SOURCE = "local-dir:FOLDER"
 
 _TEMPLATE = """---
@@ -178,6 +178,12 @@ def write_card(path: Path, facts: dict[str, Any], architecture: str, labels: lis
 
 
 _SHOWN = ("method", "k", "data", "validation", "metrics", "epoch", "seconds", "recipe")
+
+
+def card_of(folder: Path, repository: str | None = None) -> str:
+    """The card of an exported folder, with the repository that it is in, if it is in one."""
+    text = (folder / "README.md").read_text()
+    return text.replace(SOURCE, f"hf-hub:{repository}") if repository else text
 
 
 def load_lines(architecture: str, source: str) -> str:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HTTPError
 from timm.models import resolve_model_input_args
+
+from .card import card_of
 
 CARD, CONFIG, WEIGHTS, INDEX = "README.md", "config.json", "model.safetensors", "index.json"
 SMALL = 10_000_000  # bytes; heavier weights are on the Hub alone
@@ -102,7 +104,7 @@ class Weights:
             path = hf_hub_download(
                 self.repository, WEIGHTS, revision=self.revision, cache_dir=cache_dir
             )
-        except (HfHubHTTPError, OSError) as error:
+        except (HTTPError, OSError) as error:
             reason = str(error).strip().splitlines()[0].rstrip(".:")
             raise RuntimeError(
                 f"The weights of {self.title} could not be fetched from "
@@ -141,11 +143,12 @@ def add_to_index(
         repository,
         revision,
     )
-    HUB.mkdir(exist_ok=True)
+    HUB.mkdir(parents=True, exist_ok=True)
     unfinished = HUB / f".{weights.title}"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
-    for name in (CARD, CONFIG, *([WEIGHTS] if weights.size < SMALL else [])):
+    (unfinished / CARD).write_text(card_of(folder, repository))
+    for name in (CONFIG, *([WEIGHTS] if weights.size < SMALL else [])):
         shutil.copyfile(folder / name, unfinished / name)
     shutil.rmtree(weights.folder, ignore_errors=True)
     unfinished.rename(weights.folder)

@@ -67,7 +67,15 @@ def build_parser() -> ArgumentParser:
     add("--man-momentum", type=float, help="m of MAN's moving average")
     add("--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE",
         help="further keywords of the model, e.g. head=narrow drop_path_rate=0.1")  # fmt: skip
-    add("--pretrained", action="store_true", help="start from the backbone's pretrained weights")
+
+    add = parser.add_argument_group("fine-tuning").add_argument
+    add("--pretrained", action=BooleanOptionalAction, default=False,
+        help="start from the weights of --model: a zoo name with weights, a name of timm's, "
+        "hf-hub:ORG/NAME or local-dir:FOLDER")  # fmt: skip
+    add("--tune", choices=("all", "head"), default="all",
+        help="what learns; head, the classifier alone, is a linear probe, end to end")  # fmt: skip
+    add("--layer-decay", type=float, metavar="X",
+        help="factor on the learning rate from each layer to the one below it")  # fmt: skip
 
     add = parser.add_argument_group("optimization").add_argument
     add("--opt", default="sgd", help="any optimizer that timm knows; one for each block")
@@ -121,8 +129,12 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+def parse_args(argv: Sequence[str] | None = None, **defaults: Any) -> Namespace:
     """Flags over YAML over defaults; ``--resume`` takes the run's own saved flags.
+
+    Args:
+        argv: The command line's words; those of this process by default.
+        defaults: A recipe's own, in place of the parser's.
 
     Raises:
         UserError: For flags that are not understood, here or in a YAML file, for a file or run
@@ -130,6 +142,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = build_parser()
+    parser.set_defaults(**defaults)
     given = parser.parse_args(argv)
     saved = _read_run(given.resume, parser) if given.resume else []
     config = _read_yaml(Path(given.config), parser) if given.config else []

@@ -14,10 +14,12 @@ from accelerate.utils import (
     broadcast_object_list,
     parse_flag_from_env,
 )
+from timm.models import split_model_name_tag
 from torch import nn
 
 from ..local_model import LocalModel
 from ..localize import localize
+from ..registry import with_weights
 from ..spec import END_TO_END, is_zoo_name, parse_name
 from .checkpoint import Checkpoints, Progress
 from .config import save_args
@@ -127,14 +129,21 @@ def create_model(
     cuts = " ".join(args.cuts) if args.cuts else None
     flags = {"cuts": cuts, "form": args.form, "momentum": args.man_momentum}
     keywords = {key: value for key, value in flags.items() if value is not None} | args.model_kwargs
-    if channels != 3:
+    if channels != 3 or args.pretrained:
         keywords["in_chans"] = channels
+    keywords["num_classes"] = data.num_classes
     backbone, method, k = args.model, args.method or END_TO_END, args.k
-    if is_zoo_name(args.model):
-        backbone, named, named_k = parse_name(args.model)
-        method, k = args.method or named, args.k or named_k
+    name, tag = split_model_name_tag(args.model)
+    named = is_zoo_name(name)
+    if named:
+        backbone, named_method, named_k = parse_name(name)
+        method, k = args.method or named_method, args.k or named_k
+    if END_TO_END in (method, args.method) or args.tune == "head":
+        method, k = END_TO_END, None
     with user_errors(TypeError, RuntimeError, about=f"--model {args.model}"):
-        return localize(
+        if named and args.pretrained:
+            keywords = with_weights(name, tag, keywords)
+        model = localize(
             backbone,
             method,
             k,
@@ -142,7 +151,10 @@ def create_model(
             auxiliaries=auxiliaries,
             criterion=nn.CrossEntropyLoss(label_smoothing=args.smoothing),
             img_size=(height, width),
-            num_classes=data.num_classes,
             pretrained_cfg_overlay={"mean": data.mean, "std": data.std},
             **keywords,
         )
+    if args.tune == "head":
+        model.backbone.requires_grad_(False)
+        model.backbone.get_classifier().requires_grad_(True)
+    return model
