@@ -23,8 +23,9 @@ ORGANIZATION = "me"
 
 
 def git(repository: Path, *words: str) -> str:
-    who = ("-c", "user.name=test", "-c", "user.email=test@localhost")
-    command = ["git", "-C", str(repository), *who, *words]
+    config = ("user.name=test", "user.email=test@localhost", "core.compression=0")
+    options = [word for setting in config for word in ("-c", setting)]
+    command = ["git", "-C", str(repository), *options, *words]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 

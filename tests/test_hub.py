@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, constants
 from recipe import flags, train_here, write_images
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -320,6 +320,22 @@ def test_damaged_weights_are_refused(run, empty_hub, monkeypatch, damage) -> Non
         timm.create_model("resnet20_man_dgl_k4", pretrained=True, pretrained_cfg=cfg)
     file.write_bytes(data)
     assert timm.create_model("resnet20_man_dgl_k4", pretrained=True, pretrained_cfg=cfg)
+
+
+def test_a_hub_that_cannot_be_reached_is_a_sentence(run, empty_hub, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(index, "SMALL", 1000)
+    weights = add_to_index(run / "export", "me/far", "0" * 40)
+    monkeypatch.setattr(registry, "index", read_index())
+    cfg = weights.arguments()["pretrained_cfg"]
+    with pytest.raises(RuntimeError) as error:
+        timm.create_model(
+            "resnet20_man_dgl_k4", pretrained=True, pretrained_cfg=cfg, cache_dir=str(tmp_path)
+        )
+    said = str(error.value)
+    assert "\n" not in said
+    assert "could not be fetched from http://127.0.0.1:9/me/far (" in said
+    assert "check the network, HF_ENDPOINT and HF_TOKEN, or train them: accelerate" in said
 
 
 def test_weights_of_the_callers_own_are_loaded_as_given(run) -> None:
