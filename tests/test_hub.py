@@ -20,7 +20,7 @@ from man_zoo import cli, registry
 from man_zoo.hub import index
 from man_zoo.hub.export import default_tag, export_run
 from man_zoo.hub.index import add_to_index, read_index
-from man_zoo.training.config import parse_args
+from man_zoo.training.config import config_hash, parse_args, read_args
 from man_zoo.training.data import open_dataset
 from man_zoo.training.errors import UserError
 
@@ -105,7 +105,15 @@ def test_metadata_says_version_name_and_the_hash_of_the_flags(run) -> None:
         metadata = json.loads(file.metadata()["man_zoo"])
     assert metadata["version"] == man_zoo.__version__
     assert metadata["name"] == "resnet20_man_dgl_k4"
-    assert metadata["config_sha256"] == index.sha256(run / "args.yaml")
+    assert metadata["config_sha256"] == config_hash(read_args(run))
+
+
+def test_the_hash_is_of_what_makes_a_run_and_not_of_its_place() -> None:
+    here, there, other = (
+        config_hash(parse_args(words.split()))
+        for words in ("--output a --workers 1", "--output b --data-dir c", "--lr 0.3")
+    )
+    assert here == there != other
 
 
 def test_card_is_a_valid_one_and_says_what_was_measured(run) -> None:

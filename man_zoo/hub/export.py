@@ -13,13 +13,13 @@ from timm.models import save_for_hf
 import man_zoo
 
 from ..training.checkpoint import find_checkpoint, load_average, load_backbone
-from ..training.config import command_line, read_args
+from ..training.config import command_line, config_hash, read_args
 from ..training.data import LoaderInfo
 from ..training.errors import UserError, user_errors
 from ..training.facts import load_facts, load_record
 from ..training.setup import create_model
 from .card import load_lines, write_card
-from .index import CARD, CONFIG, WEIGHTS, add_to_index, sha256
+from .index import CARD, CONFIG, WEIGHTS, add_to_index
 
 _PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
@@ -76,7 +76,7 @@ def export_run(
         "seconds": record["seconds"],
         "machine": machine,
         "version": man_zoo.__version__,
-        "config_sha256": sha256(run / "args.yaml"),
+        "config_sha256": config_hash(args),
     }
     _write(model.backbone, data, facts, folder)
     return folder

@@ -1,5 +1,6 @@
 """Flags of the training recipe: argparse, with YAML under it (``-c file.yaml``; flags win)."""
 
+import hashlib
 import re
 import shlex
 import sys
@@ -173,6 +174,12 @@ def command_line(args: Namespace) -> str:
         for word in _words(actions[key], value)
     ]
     return shlex.join(words)
+
+
+def config_hash(args: Namespace) -> str:
+    """A sha256 of the flags that make a run what it is, the same wherever it is made."""
+    values = {key: value for key, value in vars(args).items() if key not in _OF_A_PLACE}
+    return hashlib.sha256(yaml.safe_dump(values).encode()).hexdigest()
 
 
 def save_args(args: Namespace, path: Path) -> None:
