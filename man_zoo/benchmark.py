@@ -14,8 +14,6 @@ model alone on the device, stands beside them.
 """
 
 import gc
-import platform
-import re
 import time
 from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace
 from ast import literal_eval
@@ -38,6 +36,7 @@ from .messages import unknown
 from .meter import StepCost, fake, measure
 from .spec import END_TO_END, LocalSpec, is_zoo_name, parse_name, take_keywords
 from .training.errors import user_errors
+from .training.facts import machine
 from .training.learner import compile_blocks
 from .training.report import table
 from .training.setup import share_of_cores
@@ -402,25 +401,6 @@ def find_device(name: str | None) -> torch.device:
     if name.split(":")[0] not in here:
         raise unknown("device", name, here)
     return torch.device(name)
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """Where the figures come from."""
-    return {
-        "cpu": _cpu_model(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-    }
-
-
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text() if cpuinfo.exists() else "")
-    return found[1] if found else platform.processor() or platform.machine()
 
 
 def settings(args: Namespace) -> dict[str, Any]:

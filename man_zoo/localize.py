@@ -6,7 +6,7 @@ from typing import Any
 
 import timm
 from timm.layers import Format, to_2tuple
-from timm.models import resolve_pretrained_cfg
+from timm.models import parse_model_name, resolve_model_input_args, resolve_pretrained_cfg
 from torch import Tensor
 
 from .families import list_units
@@ -36,7 +36,8 @@ def localize(
     """Split a timm model into K local blocks with the auxiliaries of a method.
 
     Args:
-        backbone: timm name, a pretrained tag included if you like.
+        backbone: timm name, a pretrained tag included if you like, or ``hf-hub:ORG/NAME`` or
+            ``local-dir:FOLDER``.
         method: ``"e2e"``, ``"dgl"``, ``"infopro"``, ``"predsim"``, ``"auglocal"``, or one of the
             last four behind ``man_`` or ``manpp_``.
         k: Number of local blocks; may be left out for ``"e2e"`` and with ``memory_budget``.
@@ -59,6 +60,9 @@ def localize(
         ValueError: For an unknown backbone, method or keyword, an impossible K, a cut that does
             not exist, a memory budget that cannot be met.
     """
+    if parse_model_name(backbone)[0]:
+        keywords = resolve_model_input_args(backbone, **keywords)
+        backbone, pretrained_cfg = keywords.pop("model_name"), keywords.pop("pretrained_cfg")
     if not timm.is_model(backbone):
         raise unknown("backbone", backbone, timm.list_models())
     check_method(method)

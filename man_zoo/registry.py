@@ -1,6 +1,7 @@
 """Zoo names -> models, registered with timm: ``{backbone}_{method}_k{K}``."""
 
 import dataclasses
+from argparse import Namespace
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,9 +9,10 @@ import timm
 from timm.models import PretrainedCfg, generate_default_cfgs, register_model, resolve_pretrained_cfg
 from torch import nn
 
+from .hub.index import Weights, read_index, train_command
 from .localize import localize
 from .messages import unknown
-from .spec import END_TO_END, LocalSpec, list_methods, parse_name
+from .spec import END_TO_END, LocalSpec, is_zoo_name, list_methods, parse_name
 
 # K: where cuts are published, and every unit a block.
 ZOO: dict[str, tuple[int, ...]] = {
@@ -28,6 +30,7 @@ ZOO: dict[str, tuple[int, ...]] = {
 
 __all__ = ["register"]
 default_cfgs: dict[str, Any] = {}
+index = read_index()
 
 
 def register(
@@ -66,8 +69,18 @@ def _register(name: str) -> None:
 
     create.__name__ = create.__qualname__ = name
     create.__doc__ = f"{backbone} in {k} local blocks, trained by {method}."
-    default_cfgs.update(generate_default_cfgs({name: _without_weights(backbone)}))
+    default_cfgs.update(generate_default_cfgs(_cfgs(name, backbone)))
     register_model(create)
+
+
+def _cfgs(name: str, backbone: str) -> dict[str, dict[str, Any] | PretrainedCfg]:
+    """One for each of the network's weights that can be loaded; an empty one if there are none."""
+    trained: dict[str, dict[str, Any] | PretrainedCfg] = {
+        weights.title: weights.arguments()["pretrained_cfg"]
+        for weights in index.values()
+        if weights.name == name and weights.can_be_loaded
+    }
+    return trained or {name: _without_weights(backbone)}
 
 
 def _without_weights(backbone: str) -> PretrainedCfg:
@@ -79,14 +92,70 @@ def _without_weights(backbone: str) -> PretrainedCfg:
 
 
 def _create(name: str, backbone: str, kwargs: dict[str, Any]) -> nn.Module:
-    cfg = resolve_pretrained_cfg(name, kwargs.pop("pretrained_cfg", None))
+    given = kwargs.pop("pretrained_cfg", None)
+    if kwargs["pretrained"]:
+        kwargs = with_weights(name, given, kwargs)
+    else:
+        # Untrained and untagged, it is the backbone's network, whatever weights there are.
+        cfg = resolve_pretrained_cfg(name, given) if given else _without_weights(backbone)
+        kwargs["pretrained_cfg"] = cfg
     if kwargs.pop("features_only", False):
         for key in ("method", "k"):
             kwargs.pop(key)
-        return timm.create_model(backbone, features_only=True, pretrained_cfg=cfg, **kwargs)
-    return localize(backbone, pretrained_cfg=cfg, **kwargs)
+        return timm.create_model(backbone, features_only=True, **kwargs)
+    return localize(backbone, **kwargs)
+
+
+def with_weights(name: str, given: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Keywords with a cfg whose weights are there to load: fetched and checked, or the caller's.
+
+    Args:
+        name: Zoo name.
+        given: A tag, or a cfg as timm takes it; the default tag if it is empty.
+        kwargs: Further keywords of the model; they win over those that the weights are of.
+
+    Raises:
+        RuntimeError: As timm's, if there are no weights, or they cannot be fetched.
+    """
+    cfg = resolve_pretrained_cfg(name, given, kwargs.get("pretrained_cfg_overlay"))
+    if not (cfg.has_weights or cfg.state_dict):
+        raise RuntimeError(
+            f"No pretrained weights exist for {name}. Use `pretrained=False` for random init, "
+            f"train it with `{train_command(name)}`, or choose one of `man-zoo list --pretrained`."
+        )
+    weights = index.get(f"{name}.{cfg.tag}")
+    if weights is None or not _is_indexed(cfg, weights):
+        return kwargs | {"pretrained_cfg": cfg}
+    return weights.arguments(weights.fetch(kwargs.get("cache_dir"))) | kwargs
+
+
+def _is_indexed(cfg: PretrainedCfg, weights: Weights) -> bool:
+    """Whether a cfg loads the weights of the index, and not others that the caller gave."""
+    own = weights.arguments()["pretrained_cfg"]
+    return all(getattr(cfg, key) == own.get(key) for key in ("url", "file", "hf_hub_id"))
+
+
+def add_list(subparsers: Any) -> None:
+    """``man-zoo list [FILTER] [--pretrained]``."""
+    parser = subparsers.add_parser("list", help="names of the zoo")
+    add = parser.add_argument
+    add("filter", nargs="?", default="", metavar="FILTER", help="such as 'resnet32_man_*'")
+    add("--pretrained", action="store_true", help="weights that can be loaded, with their top-1")
+    parser.set_defaults(command=_list)
+
+
+def _list(args: Namespace) -> None:
+    for name in timm.list_models(args.filter, pretrained=args.pretrained):
+        if args.pretrained and name in index:
+            weights = index[name]
+            print(f"{name}  {weights.metrics['top1']:.2f} %  {weights.repository or 'here'}")
+        elif not args.pretrained and is_zoo_name(name):
+            print(name)
 
 
 for _backbone, _ks in ZOO.items():
     register(_backbone, 1, END_TO_END)
     register(_backbone, _ks)
+for _weights in index.values():
+    if not timm.is_model(_weights.name):
+        _register(_weights.name)

@@ -174,7 +174,7 @@ def test_a_checkpoint_loads(tmp_path) -> None:
         assert torch.equal(tensor, saved.state_dict()[name])
 
 
-@pytest.mark.parametrize("name", ["resnet20_man_dgl_k4", "resnet50_man_dgl_k2"])
+@pytest.mark.parametrize("name", ["resnet20_man_dgl_k10", "resnet50_man_dgl_k2"])
 def test_weights_that_are_not_published_raise_timm_s_error(name: str) -> None:
     with pytest.raises(RuntimeError, match="No pretrained weights exist"):
         timm.create_model(name, pretrained=True)

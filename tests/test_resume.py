@@ -28,7 +28,7 @@ KILLS = [
     ("man_zoo.training.learner.Learner.learn", 10),  # in the second epoch
     ("torch.save", 4),  # while its checkpoint is written
     ("man_zoo.training.checkpoint.Checkpoints._tidy", 1),  # before best points at it
-    ("man_zoo.training.train.export", 2),  # at the very end
+    ("man_zoo.training.train.export_run", 2),  # at the very end
 ]
 
 

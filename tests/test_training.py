@@ -243,7 +243,10 @@ WRONG = {
         "--model resnet20_infopro_k4 --model-kwargs local_loss=contrast --mixup 1",
         "the contrastive loss needs one",
     ),
-    "weights": ("--pretrained", "--model resnet20_man_dgl_k4: "),
+    "weights": (
+        "--model resnet20_man_dgl_k10 --pretrained",
+        "--model resnet20_man_dgl_k10: No pretrained weights exist",
+    ),
 }
 
 

@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ..local_model import LocalModel
+from ..messages import unknown
 from .errors import UserError
 
 WEIGHTS = "model.safetensors"
+_BACKBONE = "backbone"
 
 
 @dataclass
@@ -126,6 +129,46 @@ class Checkpoints:
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
     return sorted(folder.glob("epoch-*"))
+
+
+def find_checkpoint(folder: Path, name: str = "last") -> Path:
+    """``"last"``, ``"best"``, or the name of a folder in a run's ``checkpoints``.
+
+    Raises:
+        ValueError: If there is no such checkpoint.
+    """
+    complete = list_checkpoints(folder)
+    if not complete:
+        raise ValueError(f"{folder} holds no checkpoint yet.")
+    if name == "last":
+        return complete[-1]
+    if name == "best":
+        return (folder / "best").resolve()
+    named = {path.name: path for path in complete}
+    if name not in named:
+        raise unknown("checkpoint", name, ["last", "best", *named])
+    return named[name]
+
+
+def load_backbone(model: LocalModel, checkpoint: Path) -> None:
+    """Load the backbone's weights from a checkpoint, and leave the auxiliaries there."""
+    below = f"{_BACKBONE}."
+    with safe_open(checkpoint / WEIGHTS, "pt") as file:
+        names = [name for name in file.keys() if name.startswith(below)]  # noqa: SIM118
+        tensors = {name.removeprefix(below): file.get_tensor(name) for name in names}
+    model.backbone.load_state_dict(tensors)
+
+
+def load_average(model: LocalModel, checkpoint: Path) -> None:
+    """Load the moving average of the backbone's weights (``--model-ema``) from a checkpoint.
+
+    Raises:
+        ValueError: If the run kept none.
+    """
+    path = checkpoint / "custom_checkpoint_1.pkl"  # Accelerate's name: registered after Progress
+    if not path.exists():
+        raise ValueError(f"{checkpoint} has no moving average; train with --model-ema for one.")
+    model.backbone.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def _name(epoch: int) -> str:

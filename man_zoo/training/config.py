@@ -1,6 +1,8 @@
 """Flags of the training recipe: argparse, with YAML under it (``-c file.yaml``; flags win)."""
 
+import hashlib
 import re
+import shlex
 import sys
 from argparse import Action, ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace
 from collections.abc import Sequence
@@ -21,6 +23,12 @@ _INVOCATION = ("config", "resume", "overwrite")
 _MAY_CHANGE = {
     *_INVOCATION,
     *("epochs", "output", "experiment", "checkpoint_hist", "log_interval"),
+    *("data_dir", "download", "workers", "validation_batch_size", "cpu_threads"),
+}
+# What says where and how fast a run was made, and not which.
+_OF_A_PLACE = {
+    *_INVOCATION,
+    *("output", "experiment", "checkpoint_hist", "log_interval"),
     *("data_dir", "download", "workers", "validation_batch_size", "cpu_threads"),
 }
 
@@ -60,7 +68,15 @@ def build_parser() -> ArgumentParser:
     add("--man-momentum", type=float, help="m of MAN's moving average")
     add("--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE",
         help="further keywords of the model, e.g. head=narrow drop_path_rate=0.1")  # fmt: skip
-    add("--pretrained", action="store_true", help="start from the backbone's pretrained weights")
+
+    add = parser.add_argument_group("fine-tuning").add_argument
+    add("--pretrained", action=BooleanOptionalAction, default=False,
+        help="start from the weights of --model: a zoo name with weights, a name of timm's, "
+        "hf-hub:ORG/NAME or local-dir:FOLDER")  # fmt: skip
+    add("--tune", choices=("all", "head"), default="all",
+        help="what learns; head, the classifier alone, is a linear probe, end to end")  # fmt: skip
+    add("--layer-decay", type=float, metavar="X",
+        help="factor on the learning rate from each layer to the one below it")  # fmt: skip
 
     add = parser.add_argument_group("optimization").add_argument
     add("--opt", default="sgd", help="any optimizer that timm knows; one for each block")
@@ -114,8 +130,12 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+def parse_args(argv: Sequence[str] | None = None, **defaults: Any) -> Namespace:
     """Flags over YAML over defaults; ``--resume`` takes the run's own saved flags.
+
+    Args:
+        argv: The command line's words; those of this process by default.
+        defaults: A recipe's own, in place of the parser's.
 
     Raises:
         UserError: For flags that are not understood, here or in a YAML file, for a file or run
@@ -123,6 +143,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = build_parser()
+    parser.set_defaults(**defaults)
     given = parser.parse_args(argv)
     saved = _read_run(given.resume, parser) if given.resume else []
     config = _read_yaml(Path(given.config), parser) if given.config else []
@@ -130,6 +151,35 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     if args.resume:
         _refuse_changes(vars(parser.parse_args(saved)), vars(args))
     return args
+
+
+def read_args(run: Path) -> Namespace:
+    """The flags of a run.
+
+    Raises:
+        UserError: If there is no run.
+    """
+    parser = build_parser()
+    return parser.parse_args(_read_run(run, parser))
+
+
+def command_line(args: Namespace) -> str:
+    """Flags that make the same run again elsewhere: those that differ from the defaults."""
+    parser = build_parser()
+    actions = {action.dest: action for action in parser._actions}
+    words = [
+        word
+        for key, value in vars(args).items()
+        if key not in _OF_A_PLACE and value != parser.get_default(key)
+        for word in _words(actions[key], value)
+    ]
+    return shlex.join(words)
+
+
+def config_hash(args: Namespace) -> str:
+    """A sha256 of the flags that make a run what it is, the same wherever it is made."""
+    values = {key: value for key, value in vars(args).items() if key not in _OF_A_PLACE}
+    return hashlib.sha256(yaml.safe_dump(values).encode()).hexdigest()
 
 
 def save_args(args: Namespace, path: Path) -> None:
@@ -140,10 +190,10 @@ def save_args(args: Namespace, path: Path) -> None:
     unfinished.replace(path)
 
 
-def _read_run(run: str, parser: ArgumentParser) -> list[str]:
+def _read_run(run: str | Path, parser: ArgumentParser) -> list[str]:
     path = Path(run) / "args.yaml"
     if not path.is_file():
-        raise UserError(f"--resume {run}: there is no run ({path} is missing).")
+        raise UserError(f"{run}: there is no run ({path} is missing).")
     return _read_yaml(path, parser)
 
 

@@ -101,7 +101,10 @@ SPLIT_NAMES = {
 
 @dataclass(frozen=True)
 class LoaderInfo:
-    """What the loaders yield: `name` says honestly which data, `input_size` is (C, H, W)."""
+    """What the loaders yield: `name` says honestly which data, `input_size` is (C, H, W).
+
+    `interpolation`, `crop_pct` and `crop_mode` are those of evaluation, in timm's words.
+    """
 
     name: str
     num_classes: int
@@ -109,6 +112,9 @@ class LoaderInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     input_size: tuple[int, int, int]
+    interpolation: str
+    crop_pct: float
+    crop_mode: str
     in_memory: bool
     train_count: int
     val_count: int
@@ -566,6 +572,9 @@ def create_loaders(
         mean=config["mean"],
         std=config["std"],
         input_size=config["input_size"],
+        interpolation=config["interpolation"],
+        crop_pct=config["crop_pct"],
+        crop_mode=config["crop_mode"],
         in_memory=in_memory,
         train_count=len(splits.train),
         val_count=len(splits.val),

@@ -32,6 +32,7 @@ class Learner:
         mixup: timm's mixup and cutmix, if wanted.
         ema: Moving average of the backbone's weights, if wanted.
         clip_grad: Largest norm of each block's gradient, if any.
+        only_head: Whether the classifier alone learns.
     """
 
     accelerator: Accelerator
@@ -43,16 +44,17 @@ class Learner:
     mixup: Mixup | None = None
     ema: ModelEmaV3 | None = None
     clip_grad: float | None = None
+    only_head: bool = False
     updates: int = 0
 
     @property
     def lr(self) -> float:
-        """The learning rate of the last update begun, the same for every block."""
-        return self.optimizers[0].param_groups[0]["lr"]
+        """The learning rate of the last update begun, the head's, the same for every block."""
+        return self.optimizers[-1].param_groups[-1]["lr"]
 
     def start_epoch(self, epoch: int) -> None:
         """Put everything in place for ``epoch``, counted from 0."""
-        self.model.train()
+        self.model.train(not self.only_head)  # frozen layers keep BatchNorm's statistics
         self._schedule(epoch * self.updates_per_epoch)
 
     def learn(self, images: Tensor, target: Tensor) -> Tensor:
@@ -143,7 +145,7 @@ def create_learner(
         model.to(memory_format=torch.channels_last)
     if args.compile:
         compile_blocks(model.blocks)
-    optimizers = create_optimizers(args, model.blocks)
+    optimizers = create_optimizers(args, model)
     schedulers = create_schedulers(args, optimizers, updates_per_epoch)
     prepared = accelerator.prepare(*model.blocks, *optimizers)
     blocks, optimizers = prepared[: len(model.blocks)], prepared[len(model.blocks) :]
@@ -160,6 +162,7 @@ def create_learner(
         mixup=mixup,
         ema=ModelEmaV3(model.backbone, decay=args.model_ema_decay) if args.model_ema else None,
         clip_grad=args.clip_grad,
+        only_head=args.tune == "head",
     )
 
 

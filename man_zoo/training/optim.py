@@ -2,13 +2,19 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
+from timm.optim import (
+    create_optimizer_v2,
+    get_optimizer_info,
+    list_optimizers,
+    param_groups_layer_decay,
+)
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
-from torch import nn
 
+from ..local_model import LocalModel
 from ..messages import unknown
 from .errors import user_errors
 
@@ -16,7 +22,7 @@ from .errors import user_errors
 SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant")
 
 
-def create_optimizers(args: Namespace, blocks: Sequence[nn.Module]) -> list[torch.optim.Optimizer]:
+def create_optimizers(args: Namespace, model: LocalModel) -> list[torch.optim.Optimizer]:
     """One optimizer a block, so that it can step right after the block's backward.
 
     Raises:
@@ -30,7 +36,7 @@ def create_optimizers(args: Namespace, blocks: Sequence[nn.Module]) -> list[torc
     with user_errors(TypeError, AssertionError, about=f"--opt {args.opt} with --opt-kwargs"):
         return [
             create_optimizer_v2(
-                block,
+                parameters,
                 opt=args.opt,
                 lr=args.lr,
                 weight_decay=args.weight_decay,
@@ -38,8 +44,33 @@ def create_optimizers(args: Namespace, blocks: Sequence[nn.Module]) -> list[torc
                 filter_bias_and_bn=args.filter_bias_and_bn,
                 **args.opt_kwargs,
             )
-            for block in blocks
+            for parameters in (_layer_groups(args, model) if args.layer_decay else model.blocks)
         ]
+
+
+def _layer_groups(args: Namespace, model: LocalModel) -> list[list[dict[str, Any]]]:
+    """Parameter groups of each block with a learning rate for every layer of the backbone.
+
+    Layers are timm's; auxiliaries are new, so they learn at the full rate.
+    """
+    layers = param_groups_layer_decay(
+        model.backbone,
+        weight_decay=args.weight_decay,
+        no_weight_decay_list=getattr(model.backbone, "no_weight_decay", set)(),
+        weight_decay_exclude_1d=args.filter_bias_and_bn,
+        layer_decay=args.layer_decay,
+    )
+    of_backbone = {id(p) for layer in layers for p in layer["params"]}
+    groups = []
+    for block in model.blocks:
+        own = {id(p): p for p in block.parameters() if p.requires_grad}
+        mine = [
+            layer | {"params": [p for p in layer["params"] if id(p) in own]} for layer in layers
+        ]
+        new = [p for key, p in own.items() if key not in of_backbone]
+        mine.append({"params": new, "lr_scale": 1.0, "weight_decay": args.weight_decay})
+        groups.append([group for group in mine if group["params"]])
+    return groups
 
 
 def create_schedulers(

@@ -14,15 +14,18 @@ from accelerate.utils import (
     broadcast_object_list,
     parse_flag_from_env,
 )
+from timm.models import split_model_name_tag
 from torch import nn
 
 from ..local_model import LocalModel
 from ..localize import localize
+from ..registry import with_weights
 from ..spec import END_TO_END, is_zoo_name, parse_name
 from .checkpoint import Checkpoints, Progress
 from .config import save_args
 from .data import LoaderInfo
 from .errors import UserError, user_errors
+from .facts import save_facts
 from .logging import JSONLTracker
 
 
@@ -45,12 +48,13 @@ def run_folder(args: Namespace) -> Path:
     return run
 
 
-def start_run(args: Namespace, run: Path) -> None:
-    """The run's folder with its flags; emptied first unless the run is resumed."""
+def start_run(args: Namespace, run: Path, data: LoaderInfo, device: torch.device) -> None:
+    """The run's folder with its flags and facts; emptied first unless the run is resumed."""
     if not args.resume:
         shutil.rmtree(run, ignore_errors=True)
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     save_args(args, run / "args.yaml")
+    save_facts(run / "facts.json", data, device)
 
 
 def resume_run(args: Namespace, checkpoints: Checkpoints, progress: Progress) -> None:
@@ -106,8 +110,16 @@ def share_of_cores() -> int:
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
-def create_model(args: Namespace, data: LoaderInfo) -> LocalModel:
+def create_model(
+    args: Namespace, data: LoaderInfo, *, auxiliaries: bool = True, pretrained: bool | None = None
+) -> LocalModel:
     """The model that the flags name, for the data's classes and size.
+
+    Args:
+        args: Flags of the recipe.
+        data: What the model is for.
+        auxiliaries: Whether to build them.
+        pretrained: Whether to load pretrained weights; as the flags say by default.
 
     Raises:
         ValueError: For an unknown name or method, an impossible K, a cut that does not exist.
@@ -117,22 +129,32 @@ def create_model(args: Namespace, data: LoaderInfo) -> LocalModel:
     cuts = " ".join(args.cuts) if args.cuts else None
     flags = {"cuts": cuts, "form": args.form, "momentum": args.man_momentum}
     keywords = {key: value for key, value in flags.items() if value is not None} | args.model_kwargs
-    if channels != 3:
+    if channels != 3 or args.pretrained:
         keywords["in_chans"] = channels
+    keywords["num_classes"] = data.num_classes
     backbone, method, k = args.model, args.method or END_TO_END, args.k
-    if is_zoo_name(args.model):
-        backbone, named, named_k = parse_name(args.model)
-        method, k = args.method or named, args.k or named_k
+    name, tag = split_model_name_tag(args.model)
+    named = is_zoo_name(name)
+    if named:
+        backbone, named_method, named_k = parse_name(name)
+        method, k = args.method or named_method, args.k or named_k
+    if END_TO_END in (method, args.method) or args.tune == "head":
+        method, k = END_TO_END, None
     with user_errors(TypeError, RuntimeError, about=f"--model {args.model}"):
-        return localize(
+        if named and args.pretrained:
+            keywords = with_weights(name, tag, keywords)
+        model = localize(
             backbone,
             method,
             k,
-            pretrained=args.pretrained,
-            auxiliaries=True,
+            pretrained=args.pretrained if pretrained is None else pretrained,
+            auxiliaries=auxiliaries,
             criterion=nn.CrossEntropyLoss(label_smoothing=args.smoothing),
             img_size=(height, width),
-            num_classes=data.num_classes,
             pretrained_cfg_overlay={"mean": data.mean, "std": data.std},
             **keywords,
         )
+    if args.tune == "head":
+        model.backbone.requires_grad_(False)
+        model.backbone.get_classifier().requires_grad_(True)
+    return model

@@ -8,11 +8,11 @@ from typing import Any
 
 from accelerate.utils import set_seed
 
+from ..hub.export import export_run, usage
 from .checkpoint import Checkpoints, Progress
 from .data import create_loaders
 from .errors import user_errors
 from .evaluate import evaluate_exits, validate
-from .export import export
 from .learner import Learner, create_learner
 from .logging import TrainingBar
 from .losses import LossWatch, check_weights
@@ -45,7 +45,7 @@ def train(args: Namespace) -> dict[str, Any]:
         if args.resume:
             resume_run(args, checkpoints, progress)
     if accelerator.is_main_process:
-        start_run(args, run)
+        start_run(args, run, data, accelerator.device)
     accelerator.wait_for_everyone()
     done = progress.epoch * learner.updates_per_epoch
     accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": done}})
@@ -77,10 +77,11 @@ def train(args: Namespace) -> dict[str, Any]:
         "seconds": time.perf_counter() - started,
     }
     if accelerator.is_main_process:
-        export(model.backbone, run / "export", data.class_names)
+        exported = export_run(run, run / "export", force=True)
         if learner.ema:
-            export(learner.ema.module, run / "export-ema", data.class_names)
+            export_run(run, run / "export-ema", ema=True, force=True)
         print(final_report(model, summary, run))
+        print(f"\nload it with timm:\n\n{usage(exported)}")
     accelerator.end_training()
     return summary
 

@@ -1,0 +1,1 @@
+"""From a training run to someone else's ``pretrained=True``: export, card, index, push."""

@@ -1,0 +1,225 @@
+"""The model card of an export: what the weights are, how they were made, how to load them."""
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from timm.models import model_entrypoint
+
+from ..spec import WRAPPERS, base_method
+
+# Stands in a card for where its weights are, until they have a repository.
+SOURCE = "local-dir:FOLDER"
+
+_TEMPLATE = """---
+{{ card_data }}
+---
+# {{ title }}
+
+{{ architecture }} trained {{ how }} on {{ data }}.
+
+These are the weights of the backbone alone: auxiliaries of local training are left out.
+
+| | |
+| --- | --- |
+| method | {{ method }} |
+| K, local blocks | {{ k }} |
+| blocks end after | {{ cuts }} |
+| data set | {{ data }} |
+| measured on | {{ validation }} that were not trained on |
+| top-1 | {{ "%.2f" | format(metrics.top1) }} % |
+| top-5 | {{ "%.2f" | format(metrics.top5) }} % |
+| cross-entropy | {{ "%.4f" | format(metrics.loss) }} |
+| epoch | {{ epoch }} |
+| hardware | {{ hardware }} |
+| training time | {{ "%.0f" | format(seconds) }} s |
+| software | {{ software }} |
+{% if labels %}
+Classes, in order: {{ labels | join(", ") }}.
+{% endif %}
+## Load
+
+{{ requirement }}
+
+```python
+{{ usage }}
+```
+
+`timm.data.create_transform(**timm.data.resolve_model_data_config(model))` prepares an image. With
+man_zoo, on as many local blocks as you like:
+
+```python
+import man_zoo
+
+model = man_zoo.localize(
+    "{{ source }}", "{{ method }}", k={{ k }}, pretrained=True, auxiliaries=True
+)
+```
+
+Where man_zoo's index has them, the weights are
+`timm.create_model("{{ title }}", pretrained=True)`.
+
+## Train
+
+```
+{{ recipe }}
+```
+
+The metrics are those that this run logged.
+
+## Citation
+
+{% for entry in citations %}```bibtex
+{{ entry }}
+```
+{% endfor %}
+## Licence
+
+The weights have the licence of man_zoo, Apache 2.0. {{ data_note }}
+"""
+
+_MAN = """@inproceedings{man,
+  title = {Momentum Auxiliary Network for Supervised Local Learning},
+  author = {Su, Junhao and others},
+  booktitle = {ECCV},
+  year = {2024},
+  eprint = {2407.05623}, archivePrefix = {arXiv}
+}"""
+_CITATIONS = {
+    "man": _MAN,
+    "manpp": """@misc{manpp,
+  title = {MAN++: Scaling Momentum Auxiliary Network for Supervised Local Learning in Vision Tasks},
+  year = {2025},
+  eprint = {2507.16279}, archivePrefix = {arXiv}
+}""",
+    "dgl": """@inproceedings{dgl,
+  title = {Decoupled Greedy Learning of CNNs},
+  author = {Belilovsky, Eugene and Eickenberg, Michael and Oyallon, Edouard},
+  booktitle = {ICML},
+  year = {2020},
+  eprint = {1901.08164}, archivePrefix = {arXiv}
+}""",
+    "infopro": """@inproceedings{infopro,
+  title = {Revisiting Locally Supervised Learning: an Alternative to End-to-end Training},
+  author = {Wang, Yulin and Ni, Zanlin and Song, Shiji and Yang, Le and Huang, Gao},
+  booktitle = {ICLR},
+  year = {2021}
+}""",
+    "predsim": """@inproceedings{predsim,
+  title = {Training Neural Networks with Local Error Signals},
+  author = {N{\\o}kland, Arild and Eidnes, Lars Hiller},
+  booktitle = {ICML},
+  year = {2019},
+  eprint = {1901.06656}, archivePrefix = {arXiv}
+}""",
+    "auglocal": """@inproceedings{auglocal,
+  title = {Scaling Supervised Local Learning with Augmented Auxiliary Networks},
+  author = {Ma, Chenxiang and Wu, Jibin and Si, Chenyang and Tan, Kay Chen},
+  booktitle = {ICLR},
+  year = {2024}
+}""",
+}
+_DATA_NOTES = {
+    "digits": "The digits are the test set of UCI's Optical Recognition of Handwritten Digits "
+    "(CC BY 4.0), as scikit-learn carries it.",
+    "cifar10": "The authors of CIFAR-10 state no licence; cite Krizhevsky, 2009.",
+    "cifar100": "The authors of CIFAR-100 state no licence; cite Krizhevsky, 2009.",
+    "svhn": "SVHN is for non-commercial use; cite Netzer et al., 2011.",
+    "stl10": "STL-10 is made of ImageNet images; its authors state no licence.",
+    "fashion_mnist": "Fashion-MNIST has the MIT licence (Zalando SE).",
+}
+_OTHER_DATA = "Whether they may be used also depends on the licence of the images, which the run "
+_OTHER_DATA += "does not know."
+
+
+def write_card(path: Path, facts: dict[str, Any], architecture: str, labels: list[str]) -> None:
+    """Write the card of weights.
+
+    Args:
+        path: The ``README.md``.
+        facts: As ``config.json`` has them under ``"man_zoo"``.
+        architecture: timm name of the network.
+        labels: Names of the classes, in order; empty if they have none.
+    """
+    title, machine = f"{facts['name']}.{facts['tag']}", facts["machine"]
+    local = facts["k"] > 1
+    accuracy = EvalResult(
+        task_type="image-classification",
+        dataset_type=facts["dataset"],
+        dataset_name=facts["data"],
+        metric_type="accuracy",
+        metric_value=round(facts["metrics"]["top1"], 2),
+    )
+    card = ModelCard.from_template(
+        ModelCardData(
+            license="apache-2.0",
+            library_name="timm",
+            pipeline_tag="image-classification",
+            tags=["image-classification", "timm", "man_zoo", *(["local-learning"] * local)],
+            model_name=title,
+            eval_results=[accuracy],
+        ),
+        template_str=_TEMPLATE,
+        title=title,
+        architecture=architecture,
+        how=f"block by block with {facts['method']}" if local else "end to end",
+        hardware=_hardware(machine),
+        software=f"man_zoo {facts['version']}, torch {machine['torch']}, timm {machine['timm']}",
+        requirement=_requirement(architecture),
+        source=SOURCE,
+        usage=load_lines(architecture, SOURCE),
+        labels=labels,
+        citations=citations(facts["method"]),
+        data_note=_DATA_NOTES.get(facts["dataset"], _OTHER_DATA),
+        **{key: facts[key] for key in _SHOWN},
+        cuts=", ".join(facts["cuts"]) or "the head",
+    )
+    card.save(path)
+
+
+_SHOWN = ("method", "k", "data", "validation", "metrics", "epoch", "seconds", "recipe")
+
+
+def card_of(folder: Path, repository: str | None = None) -> str:
+    """The card of an exported folder, with the repository that it is in, if it is in one."""
+    text = (folder / "README.md").read_text()
+    return text.replace(SOURCE, f"hf-hub:{repository}") if repository else text
+
+
+def load_lines(architecture: str, source: str) -> str:
+    """Three lines of Python that load weights.
+
+    Args:
+        architecture: timm name of the network.
+        source: ``local-dir:FOLDER`` or ``hf-hub:ORG/NAME``.
+    """
+    imports = "timm" if is_timms_own(architecture) else "man_zoo, timm"
+    return (
+        f"import {imports}\n"
+        f'model = timm.create_model("{source}", pretrained=True).eval()\n'
+        "logits = model(images)"
+    )
+
+
+def is_timms_own(architecture: str) -> bool:
+    """Whether timm has the architecture without man_zoo."""
+    return model_entrypoint(architecture).__module__.startswith("timm.")
+
+
+def _requirement(architecture: str) -> str:
+    if is_timms_own(architecture):
+        return "Plain timm is enough:"
+    return f"timm has no {architecture}; importing man_zoo registers it:"
+
+
+def _hardware(machine: dict[str, Any]) -> str:
+    if machine["device"] == "cpu":
+        return f"{machine['cpu']}, {machine['threads']} thread(s)"
+    return machine["device"]
+
+
+def citations(method: str) -> list[str]:
+    """BibTeX of a method: MAN's and its base method's own."""
+    wrapper = method.partition("_")[0]
+    keys = [wrapper] if wrapper in WRAPPERS else []
+    return [_CITATIONS[key] for key in [*keys, base_method(method)] if key in _CITATIONS]

@@ -1,0 +1,168 @@
+"""Export: the trained backbone of a run as a folder in timm's hub format, with its model card."""
+
+import json
+import re
+import shutil
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from timm.models import save_for_hf
+
+import man_zoo
+
+from ..training.checkpoint import find_checkpoint, load_average, load_backbone
+from ..training.config import command_line, config_hash, read_args
+from ..training.data import LoaderInfo
+from ..training.errors import UserError, user_errors
+from ..training.facts import load_facts, load_record
+from ..training.setup import create_model
+from .card import load_lines, write_card
+from .index import CARD, CONFIG, WEIGHTS, add_to_index
+
+_PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+
+
+def export_run(
+    run: Path,
+    folder: Path | None = None,
+    *,
+    checkpoint: str = "last",
+    ema: bool = False,
+    tag: str | None = None,
+    force: bool = False,
+) -> Path:
+    """Write ``model.safetensors``, ``config.json`` and ``README.md``, all or nothing.
+
+    The weights are the backbone's alone. What the zoo knows of them (name, tag, cuts, metrics) is
+    under ``"man_zoo"`` in ``config.json``, where timm does not look.
+
+    Args:
+        run: A run folder of the training recipe.
+        folder: What to write; ``export`` in the run by default.
+        checkpoint: ``"last"``, ``"best"`` on the validation images, or a checkpoint's name.
+        ema: Export the moving average of the weights.
+        tag: What the weights are called after the model's name; by default after the data set.
+        force: Replace a folder of an earlier export.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: If there is no such run or checkpoint, or the folder is there already.
+    """
+    folder = folder or run / "export"
+    _check_target(folder, force)
+    args, (data, machine) = read_args(run), load_facts(run)
+    with user_errors():
+        source = find_checkpoint(run / "checkpoints", checkpoint)
+        model = create_model(args, data, auxiliaries=False, pretrained=False)
+        (load_average if ema else load_backbone)(model, source)
+    record = load_record(run, int(source.name.removeprefix("epoch-")))
+    prefix = "ema_val" if ema else "val"
+    facts = {
+        "name": model.spec.name,
+        "tag": tag or default_tag(args),
+        "method": model.spec.method,
+        "k": model.spec.k,
+        "cuts": [model.unit_names[cut] for cut in model.cuts],
+        "metrics": {key: record[f"{prefix}_{key}"] for key in ("top1", "top5", "loss")},
+        "dataset": args.dataset,
+        "data": f"{data.name}, {data.train_count} images",
+        "validation": f"{data.val_count} images",
+        "epoch": f"{record['epoch']} of {args.epochs}" + (", averaged weights" if ema else ""),
+        "recipe": f"accelerate launch recipes/train.py {command_line(args)}".rstrip(),
+        "seconds": record["seconds"],
+        "machine": machine,
+        "version": man_zoo.__version__,
+        "config_sha256": config_hash(args),
+    }
+    _write(model.backbone, data, facts, folder)
+    return folder
+
+
+def _check_target(folder: Path, force: bool) -> None:
+    if not folder.exists():
+        return
+    if not force:
+        raise UserError(f"{folder} is there already; --force replaces it.")
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} is no exported folder, so it is not replaced.")
+
+
+def _write(backbone: Any, data: LoaderInfo, facts: dict[str, Any], folder: Path) -> None:
+    unfinished = folder.with_name(f".{folder.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    labels = list(data.class_names)
+    if len(labels) != backbone.num_classes:
+        labels = []  # --num-classes gave the network more classes than there are names
+    save_for_hf(
+        backbone,
+        str(unfinished),
+        # timm drops names that do not match the number of classes of the cfg that it began with.
+        model_config={
+            "pretrained_cfg": {
+                "tag": facts["tag"],
+                "num_classes": backbone.num_classes,
+                **({"label_names": labels} if labels else {}),
+            },
+            "man_zoo": facts,
+        },
+        safe_serialization=True,
+        data_config={key: getattr(data, key) for key in _PREPROCESSING},
+    )
+    # Once more, because save_for_hf takes no metadata. Under one key, because safetensors writes
+    # several in any order, and an export of the same weights should be the same file.
+    metadata = {key: facts[key] for key in ("version", "name", "tag", "config_sha256")}
+    save_file(backbone.state_dict(), unfinished / WEIGHTS, {"man_zoo": json.dumps(metadata)})
+    write_card(
+        unfinished / CARD,
+        facts,
+        architecture=backbone.pretrained_cfg["architecture"],
+        labels=labels,
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+
+
+def usage(folder: Path) -> str:
+    """Three lines of Python that load an exported folder."""
+    config = json.loads((folder / CONFIG).read_text())
+    return load_lines(config["architecture"], f"local-dir:{folder}")
+
+
+def default_tag(args: Namespace) -> str:
+    """The data set as a tag: ``cifar10``; a folder's own name."""
+    folder = args.dataset in ("folder", "imagefolder", "tar")
+    name = Path(args.data_dir).resolve().name if folder else args.dataset.split("/")[-1]
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def add_export(subparsers: Any) -> None:
+    """``man-zoo export RUN``."""
+    parser = subparsers.add_parser("export", help="write a run's backbone in timm's hub format")
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="run folder of the training recipe")
+    add("-o", "--output", type=Path, metavar="FOLDER", help="default: RUN/export")
+    add("--checkpoint", default="last", help="last (default), best, or a name such as epoch-0007")
+    add("--ema", action="store_true", help="the moving average of the weights (--model-ema)")
+    add("--tag", help="name of the weights after the model's; default: the data set")
+    add("--force", action="store_true", help="replace a folder of an earlier export")
+    add("--index", action="store_true", help="also put it into this checkout's hub/")
+    parser.set_defaults(command=_export)
+
+
+def _export(args: Namespace) -> None:
+    folder = export_run(
+        args.run,
+        args.output,
+        checkpoint=args.checkpoint,
+        ema=args.ema,
+        tag=args.tag,
+        force=args.force,
+    )
+    print(f"{folder}\n\n{usage(folder)}")
+    if args.index:
+        weights = add_to_index(folder)
+        print(f"\nin the index as {weights.title}: {weights.folder}")

@@ -1,0 +1,174 @@
+"""Publish an exported folder on the Hugging Face Hub, and put it into the index."""
+
+import json
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, constants, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+
+from ..training.errors import UserError
+from .card import card_of
+from .index import CARD, CONFIG, WEIGHTS, Weights, add_to_index
+
+
+def push(
+    folder: Path,
+    repository: str,
+    *,
+    private: bool = False,
+    update: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+) -> tuple[CommitInfo, Weights]:
+    """Publish a folder in one commit, and put it into the index under that commit.
+
+    A new repository that could not be filled is deleted again.
+
+    Args:
+        folder: As :func:`man_zoo.hub.export.export_run` writes it.
+        repository: ``ORG/NAME``; a new one, unless one of the next three is given.
+        private: Whether a new repository is private.
+        update: Put a new version into a repository that is there.
+        revision: Put it on this branch of a repository that is there; made if need be.
+        create_pr: Propose it as a pull request.
+
+    Returns:
+        The commit, and the index's entry.
+
+    Raises:
+        UserError: If the folder is no export, there is no token, or the Hub refuses or cannot be
+            reached; nothing is published then, and the index is as before.
+    """
+    operations = plan_push(folder, repository)
+    if get_token() is None:
+        raise UserError("The Hub needs a token; log in with `hf auth login` or set HF_TOKEN.")
+    api = HfApi(library_name="man_zoo")
+    new = not (update or revision or create_pr)
+    with _sentences(repository):
+        if new:
+            api.create_repo(repository, private=private)
+    try:
+        with _sentences(repository):
+            if revision:
+                api.create_branch(repository, branch=revision, exist_ok=True)
+            commit = api.create_commit(
+                repository,
+                operations,
+                commit_message=f"Weights of {_title(folder)}",
+                revision=revision,
+                create_pr=create_pr,
+            )
+    except UserError as error:
+        if new:
+            _delete(api, repository, error)
+        raise
+    return commit, add_to_index(folder, repository, commit.oid)
+
+
+def plan_push(folder: Path, repository: str) -> list[CommitOperationAdd]:
+    """The files that a push would add, the card with its repository's name.
+
+    Raises:
+        UserError: If the folder is no export of man_zoo.
+    """
+    for name in (WEIGHTS, CONFIG, CARD):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} has no {name}; expected a folder of `man-zoo export`.")
+    _title(folder)
+    return [
+        CommitOperationAdd(WEIGHTS, folder / WEIGHTS),
+        CommitOperationAdd(CONFIG, folder / CONFIG),
+        CommitOperationAdd(CARD, card_of(folder, repository).encode()),
+    ]
+
+
+def _title(folder: Path) -> str:
+    facts = json.loads((folder / CONFIG).read_text()).get("man_zoo")
+    if facts is None:
+        raise UserError(f"{folder} is not man_zoo's; expected a folder of `man-zoo export`.")
+    return f"{facts['name']}.{facts['tag']}"
+
+
+def _delete(api: HfApi, repository: str, error: UserError) -> None:
+    try:
+        api.delete_repo(repository)
+    except HTTPError:
+        raise UserError(f"{error} The new, empty repository {repository} remains.") from error
+
+
+@contextmanager
+def _sentences(repository: str) -> Iterator[None]:
+    """What the Hub says, as one sentence that says what to do.
+
+    Raises:
+        UserError: For every answer but success, and for none.
+    """
+    try:
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        raise UserError(
+            _SENTENCES.get(status, _OTHER).format(
+                repository=repository, endpoint=constants.ENDPOINT, status=status
+            )
+        ) from error
+    except HFValidationError as error:
+        raise UserError(f"--repo {repository}: expected ORG/NAME ({error}).") from error
+    except ValueError as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"The Hub refuses the push: {said}.") from error
+    except (HTTPError, OSError) as error:
+        raise UserError(
+            f"The connection to {constants.ENDPOINT} failed or broke off ({type(error).__name__}); "
+            "nothing was published, check the network and push again."
+        ) from error
+
+
+_SENTENCES = {
+    401: "{endpoint} does not accept the token; log in anew with `hf auth login` or set HF_TOKEN.",
+    403: "The token may not write to {repository}; use one that may, or another --repo.",
+    404: "There is no {repository} that the token can see; push without --update, --revision and "
+    "--create-pr to make it.",
+    409: "{repository} is taken already; choose another --repo, or add to it with --update, "
+    "--revision or --create-pr.",
+    412: "{repository} was changed at the same time; nothing was published, push again.",
+}
+_OTHER = "{endpoint} failed with status {status}; nothing was published, push again later."
+
+
+def add_push(subparsers: Any) -> None:
+    """``man-zoo push FOLDER --repo ORG/NAME``."""
+    parser = subparsers.add_parser("push", help="publish an exported folder on the Hub")
+    add = parser.add_argument
+    add("folder", type=Path, metavar="FOLDER", help="as `man-zoo export` writes it")
+    add("--repo", required=True, metavar="ORG/NAME", help="repository; a new one, unless one of "
+        "--update, --revision and --create-pr says that it is there")  # fmt: skip
+    add("--private", action="store_true", help="make the new repository a private one")
+    add("--update", action="store_true", help="a new version of a repository that is there")
+    add("--revision", metavar="BRANCH", help="push to this branch, made if need be")
+    add("--create-pr", action="store_true", help="propose it as a pull request")
+    add("--dry-run", action="store_true", help="only list what would be published")
+    parser.set_defaults(command=_push)
+
+
+def _push(args: Namespace) -> None:
+    if args.dry_run:
+        for operation in plan_push(args.folder, args.repo):
+            print(f"{operation.upload_info.size:>12,} bytes  {args.repo}/{operation.path_in_repo}")
+        return
+    if args.create_pr and args.revision:
+        raise UserError("--create-pr is against the main branch; leave --revision out.")
+    commit, weights = push(
+        args.folder,
+        args.repo,
+        private=args.private,
+        update=args.update,
+        revision=args.revision,
+        create_pr=args.create_pr,
+    )
+    print(commit.pr_url or commit.commit_url)
+    print(f"in the index as {weights.title}; commit {weights.folder.parent}")

@@ -1,0 +1,169 @@
+"""What weights can do on a data set: the evaluation behind ``recipes/evaluate.py``."""
+
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from sklearn.metrics import classification_report
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+
+from ..local_model import LocalModel
+from .checkpoint import WEIGHTS, find_checkpoint, load_backbone
+from .config import Parser, read_args
+from .data import LoaderInfo, add_data_args, create_loaders
+from .errors import UserError, user_errors
+from .evaluate import evaluate
+from .facts import load_facts
+from .report import table
+from .setup import create_model, on_cpu, share_of_cores
+
+_PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct")
+
+
+def build_parser() -> ArgumentParser:
+    """Every flag of ``recipes/evaluate.py``."""
+    parser = Parser(description="Evaluate weights on a data set.", allow_abbrev=False)
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="a zoo name, hf-hub:ORG/NAME, an exported folder, or a run")
+    add("--exits", action="store_true", help="also of every auxiliary; a run has them")
+    add("--checkpoint", default="last", help="of a run: last (default), best, or a name")
+    add("--mixed-precision", choices=("no", "bf16", "fp16"), help="accelerate's by default")
+    add_data_args(parser)
+    parser.set_defaults(seed=0)
+    return parser
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+    """Flags; for a run the data are its own unless flags say otherwise.
+
+    Raises:
+        UserError: For flags that are not understood.
+    """
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if not _is_run(args.model):
+        return args
+    run = vars(read_args(Path(args.model)))
+    ours = {"model", "exits", "checkpoint", "mixed_precision"}
+    parser.set_defaults(**{k: v for k, v in run.items() if k in vars(args) and k not in ours})
+    return parser.parse_args(argv)
+
+
+def score(args: Namespace) -> dict[str, Any]:
+    """Evaluate as the flags say, and print it.
+
+    Returns:
+        ``top1`` and ``top5`` in percent, ``loss``, ``count``, ``images_per_second``, ``exits``
+        (top-1 of every block; of the network alone without ``--exits``), and ``report``, sklearn's
+        precision, recall and F1 of every class as text.
+
+    Raises:
+        UserError: For weights or data that are not there or do not fit each other.
+    """
+    with user_errors(ValueError, OSError, RuntimeError):
+        accelerator = Accelerator(cpu=on_cpu(), mixed_precision=args.mixed_precision)
+        if accelerator.device.type == "cpu":
+            torch.set_num_threads(share_of_cores())
+        model = _load(args)
+        _preprocess_as_trained(args, model)
+        args.validation_batch_size = args.validation_batch_size or args.batch_size
+        args.batch_size = 1  # the training loader is not used, and not to complain of few images
+        _, loader, data = create_loaders(args, accelerator)
+        if data.num_classes > model.num_classes:
+            raise ValueError(
+                f"{args.model} knows {model.num_classes} classes, but {data.name} has "
+                f"{data.num_classes}; expected data of {model.num_classes} classes."
+            )
+    model = model.eval().to(accelerator.device, memory_format=torch.channels_last)
+    forward = model.forward_exits if args.exits else lambda images: [model(images)]
+    predictions: list[Tensor] = []
+    targets: list[Tensor] = []
+
+    def predict(images: Tensor) -> list[Tensor]:
+        outputs = forward(images)
+        predictions.append(outputs[-1].argmax(1))
+        return outputs
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for images, target in loader:
+            targets.append(target)
+            yield images, target
+
+    started = time.perf_counter()
+    outputs = len(model.blocks) if args.exits else 1
+    result = evaluate(accelerator, predict, batches(), outputs)
+    result["images_per_second"] = result["count"] / (time.perf_counter() - started)
+    result["report"] = _per_class(torch.cat(targets), torch.cat(predictions), data)
+    print(_render(args, result, data, model))
+    return result
+
+
+def _is_run(model: str) -> bool:
+    return (Path(model) / "args.yaml").is_file()
+
+
+def _load(args: Namespace) -> Any:
+    """The network with its weights; a LocalModel with auxiliaries for ``--exits``."""
+    if _is_run(args.model):
+        return _load_run(Path(args.model), args.checkpoint, args.exits)
+    if args.exits:
+        raise UserError(
+            "--exits needs auxiliaries, and exported weights have none; expected a run folder."
+        )
+    folder = (Path(args.model) / "config.json").is_file()
+    return timm.create_model(f"local-dir:{args.model}" if folder else args.model, pretrained=True)
+
+
+def _load_run(run: Path, checkpoint: str, exits: bool) -> LocalModel:
+    data, _ = load_facts(run)
+    source = find_checkpoint(run / "checkpoints", checkpoint)
+    model = create_model(read_args(run), data, auxiliaries=exits, pretrained=False)
+    if not exits:
+        load_backbone(model, source)
+        return model
+    model.load_state_dict(load_file(source / WEIGHTS))
+    if not all(auxiliary.classifies for auxiliary in model.auxiliaries):
+        raise UserError("--exits needs auxiliaries that classify; these learn by contrast.")
+    return model
+
+
+def _preprocess_as_trained(args: Namespace, model: nn.Module) -> None:
+    """Let the weights say what flags leave open, before the data set does."""
+    given = any((args.input_size, args.img_size, args.in_chans))
+    config = resolve_model_data_config(model)
+    for key in _PREPROCESSING:
+        if getattr(args, key) is None and not (key == "input_size" and given):
+            setattr(args, key, config[key])
+
+
+def _per_class(target: Tensor, predicted: Tensor, data: LoaderInfo) -> str:
+    return classification_report(
+        target.cpu(),
+        predicted.cpu(),
+        labels=range(data.num_classes),
+        target_names=data.class_names or [str(i) for i in range(data.num_classes)],
+        digits=4,
+        zero_division=0,
+    )
+
+
+def _render(args: Namespace, result: dict[str, Any], data: LoaderInfo, model: Any) -> str:
+    lines = [
+        f"{args.model} on {data.name}, {result['count']} images",
+        f"top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %, cross-entropy "
+        f"{result['loss']:.4f}, {result['images_per_second']:.0f} images/s",
+        "",
+        result["report"],
+    ]
+    if args.exits:
+        tops = enumerate(result["exits"])
+        rows = [(f"{j + 1}  {model.block_name(j)}", f"{top1:.2f}") for j, top1 in tops]
+        lines.append(table(("block", "top-1 %"), rows))
+    return "\n".join(lines)
