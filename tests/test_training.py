@@ -322,3 +322,12 @@ def test_spoilt_weights_are_not_saved():
         next(model.auxiliaries[1].parameters())[0] = float("inf")
     with pytest.raises(NonFiniteLoss, match=r"block 2 \(layer1.2 to layer2.0\).* after update 7"):
         check_weights(model, 7)
+
+
+def test_a_planned_run_keeps_its_plan(run, tmp_path):
+    run("--model", "resnet20", "--method", "man_dgl", "--memory-budget", "16MiB")
+    saved = parse_args(["-c", str(tmp_path / "run" / "args.yaml")])
+    assert saved.memory_budget is None
+    assert len(saved.cuts) == saved.k - 1
+    summary = train_here("--resume", str(tmp_path / "run"), "--epochs", "2")
+    assert summary["model"] == f"resnet20_man_dgl_k{saved.k}"

@@ -63,7 +63,12 @@ def build_parser() -> ArgumentParser:
     add("--model", default=DEFAULT_MODEL, help="zoo name, or a timm backbone with --method and --k")
     add("--method", help="learning method; the zoo name's by default, e2e for a timm backbone")
     add("--k", type=int, help="number of local blocks; the zoo name's by default")
-    add("--cuts", nargs="+", help="'published', 'even', or the names of the units that end a block")
+    add("--cuts", nargs="+", help="'published', 'even', 'balanced' (least memory, planned), or the "
+        "names of the units that end a block")  # fmt: skip
+    add("--memory-budget", metavar="SIZE", help="e.g. 6GiB, for a training step: the planner "
+        "chooses what of K, cuts, form and recomputation is not given")  # fmt: skip
+    add("--recompute", nargs="+", help="'units', 'auxiliaries', 'all', or names of units and "
+        "auxiliaries whose activations are computed again in backward")  # fmt: skip
     add("--form", help="form of MAN: release or paper")
     add("--man-momentum", type=float, help="m of MAN's moving average")
     add("--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE",

@@ -19,6 +19,7 @@ from torch import nn
 
 from ..local_model import LocalModel
 from ..localize import localize
+from ..planner import BALANCED
 from ..registry import with_weights
 from ..spec import END_TO_END, is_zoo_name, parse_name
 from .checkpoint import Checkpoints, Progress
@@ -126,8 +127,12 @@ def create_model(
         UserError: For a keyword that the model does not take, or weights that there are not.
     """
     channels, height, width = data.input_size
-    cuts = " ".join(args.cuts) if args.cuts else None
-    flags = {"cuts": cuts, "form": args.form, "momentum": args.man_momentum}
+    flags = {
+        "cuts": " ".join(args.cuts) if args.cuts else None,
+        "recompute": " ".join(args.recompute) if args.recompute else None,
+        "form": args.form,
+        "momentum": args.man_momentum,
+    }
     keywords = {key: value for key, value in flags.items() if value is not None} | args.model_kwargs
     if channels != 3 or args.pretrained:
         keywords["in_chans"] = channels
@@ -152,9 +157,23 @@ def create_model(
             criterion=nn.CrossEntropyLoss(label_smoothing=args.smoothing),
             img_size=(height, width),
             pretrained_cfg_overlay={"mean": data.mean, "std": data.std},
+            memory_budget=args.memory_budget,
+            batch_size=args.batch_size,
+            opt=args.opt,
+            precision=args.mixed_precision or "no",
             **keywords,
         )
     if args.tune == "head":
         model.backbone.requires_grad_(False)
         model.backbone.get_classifier().requires_grad_(True)
     return model
+
+
+def keep_plan(args: Namespace, model: LocalModel) -> None:
+    """Write what the planner chose into the flags: a run that is resumed does not plan again."""
+    if args.memory_budget or args.cuts == [BALANCED]:
+        spec = model.spec
+        args.memory_budget = None
+        args.k, args.cuts = spec.k, list(spec.cuts or ()) or None
+        args.recompute = list(spec.recompute or ()) or None
+        args.form = spec.momentum.form if spec.momentum else None

@@ -17,7 +17,7 @@ from .learner import Learner, create_learner
 from .logging import TrainingBar
 from .losses import LossWatch, check_weights
 from .report import describe, epoch_line, final_report
-from .setup import create_accelerator, create_model, resume_run, run_folder, start_run
+from .setup import create_accelerator, create_model, keep_plan, resume_run, run_folder, start_run
 
 
 def train(args: Namespace) -> dict[str, Any]:
@@ -37,6 +37,7 @@ def train(args: Namespace) -> dict[str, Any]:
         )
         set_seed(args.seed)  # the same initial weights in every process ...
         model = create_model(args, data)
+        keep_plan(args, model)
         learner = create_learner(args, accelerator, model, len(loader))
         averaged = [learner.ema.module] if learner.ema else []
         accelerator.register_for_checkpointing(progress, *averaged)
