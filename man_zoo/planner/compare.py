@@ -79,7 +79,7 @@ def verdict(planner: Planner, plan: Plan) -> str:
 
 def front(planner: Planner) -> dict[str, list[Plan]]:
     """The least arithmetic for one memory after another: end to end, and each form of MAN."""
-    curves = {"end to end, checkpointed": planner.front(None)}
+    curves = {"end to end, recomputing as planned": planner.front(None)}
     for form in planner.forms:
         name = f"{planner.method}, {form} form" if form else planner.method
         curves[name] = planner.front(form, local=True)
