@@ -2,7 +2,13 @@
 
 import os
 
+import pytest
 import torch
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
-torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Before every test, because what a test runs may ask for all cores."""
+    torch.set_num_threads(1)
