@@ -12,7 +12,7 @@ from torch import Tensor
 from .families import list_units
 from .local_model import LocalModel
 from .messages import unknown
-from .planner import BALANCED, Plan, Planner, Setting, budget_bytes
+from .planner import BALANCED, Plan, Planner, Setting, budget_bytes, measuring
 from .spec import END_TO_END, check_method, make_spec, method_keywords, take_keywords
 
 
@@ -131,11 +131,12 @@ def plan(
         ValueError: For cuts beside a budget, an impossible K, a budget that cannot be met.
     """
     given = {key: value for key, value in keywords.items() if key not in ("cuts", "recompute")}
-    planner = Planner(model, name, method, given, input_size, setting)
     recompute = keywords.get("recompute")
-    if memory_budget is None:
+    if memory_budget is not None and keywords.get("cuts") not in (None, BALANCED):
+        raise ValueError("memory_budget= chooses the cuts; leave cuts= out, or the budget.")
+    with measuring() as progress:
+        planner = Planner(model, name, method, given, input_size, setting, progress=progress)
+        if memory_budget is not None:
+            return planner.within(budget_bytes(memory_budget), k, recompute)
         assert k is not None
         return planner.balanced(k, recompute)
-    if keywords.get("cuts") not in (None, BALANCED):
-        raise ValueError("memory_budget= chooses the cuts; leave cuts= out, or the budget.")
-    return planner.within(budget_bytes(memory_budget), k, recompute)

@@ -26,16 +26,20 @@ METHODS = [
 ]
 
 
-def planner(backbone: str, method: str, batch_size: int = BATCH, opt: str = "sgd", **keywords):
+def planner(backbone: str, method: str, *setting, **keywords) -> Planner:
+    """For ten classes; ``setting`` is batch, optimizer, precision."""
     with torch.device("meta"):
         model = timm.create_model(backbone, num_classes=10)
     size = SIZES[backbone]
-    return Planner(model, backbone, method, keywords, (3, size, size), Setting(batch_size, opt))
+    return Planner(
+        model, backbone, method, keywords, (3, size, size), Setting(*(setting or (BATCH,)))
+    )
 
 
-def metered(model: man_zoo.LocalModel, batch_size: int = BATCH) -> StepCost:
+def metered(model: man_zoo.LocalModel, batch_size: int = BATCH, precision: str = "no") -> StepCost:
     """A real training step on fake tensors, an SGD a block."""
-    args = build_parser().parse_args([model.spec.name, "--no-channels-last"])
+    flags = ["--no-channels-last", "--mixed-precision", precision]
+    args = build_parser().parse_args([model.spec.name, *flags])
     with fake(model.train()) as model:
         contestant = Contestant("", "", model.spec, {})
         training = Training(contestant, model, args, batch_size)
@@ -71,6 +75,21 @@ def test_where_weights_dominate_and_where_activations_do(batch_size):
     plan = planner("resnet18", "man_dgl", batch_size).cuts(3)
     model = man_zoo.localize("resnet18", "man_dgl", 3, num_classes=10, img_size=64)
     assert plan.cost.peak == pytest.approx(metered(model, batch_size).peak_bytes, rel=0.03)
+
+
+def test_half_precision():
+    plans = [planner("resnet18", "man_dgl", 64, "sgd", precision) for precision in ("no", "bf16")]
+    full, half = (plan.cuts(3, "even") for plan in plans)
+    model = man_zoo.localize("resnet18", "man_dgl", 3, cuts="even", num_classes=10, img_size=64)
+    assert half.cost.peak == pytest.approx(metered(model, 64, "bf16").peak_bytes, rel=0.03)
+    assert half.cost.peak < 0.8 * full.cost.peak
+
+
+def test_the_optimizers_state_is_counted():
+    sgd, adamw = (planner("resnet18", "dgl", 2, opt).cuts(2) for opt in ("sgd", "adamw"))
+    model = man_zoo.localize("resnet18", "dgl", 2, num_classes=10, img_size=64)
+    weights = sum(p.numel() * 4 for p in model.parameters())
+    assert adamw.cost.peak - sgd.cost.peak == pytest.approx(weights, rel=0.1)
 
 
 def test_end_to_end_with_and_without_recomputation():

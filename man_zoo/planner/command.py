@@ -1,6 +1,7 @@
 """``man-zoo plan``: what a split costs, the best one for a budget, and how it compares."""
 
 from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..spec import END_TO_END, check_method, is_zoo_name, parse_name
 from ..training.errors import user_errors
 from .compare import compare, describe, draw, front, render, verdict
 from .cost import LOW_PRECISION, Setting
-from .plan import BALANCED, Plan, Planner, budget_bytes
+from .plan import BALANCED, Plan, Planner, budget_bytes, measuring
 
 
 def add_plan(subparsers: Any) -> None:
@@ -54,20 +55,21 @@ def run(args: Namespace) -> None:
     Raises:
         UserError: For an unknown model or method, an impossible K, a budget that cannot be met.
     """
-    with user_errors():
+    lines = []
+    with user_errors(), measuring() as progress:
         budget = budget_bytes(args.budget) if args.budget else None
-        planner, k = create_planner(args)
+        planner, k = create_planner(args, progress)
         plan = choose(planner, args, k, budget)
-        print(describe(plan))
-        print(verdict(planner, plan))
+        lines += [describe(plan), verdict(planner, plan)]
         if args.compare:
             plans = compare(planner, k or plan.spec.k, budget)
-            print("", render(plans), sep="\n")
+            lines += ["", render(plans)]
             if args.picture:
                 draw(planner, front(planner), plans, args.picture)
+    print(*lines, sep="\n")
 
 
-def create_planner(args: Namespace) -> tuple[Planner, int | None]:
+def create_planner(args: Namespace, progress: Callable[[], object]) -> tuple[Planner, int | None]:
     """The planner for the flags, and K if they name one.
 
     Raises:
@@ -95,7 +97,8 @@ def create_planner(args: Namespace) -> tuple[Planner, int | None]:
     setting = Setting(args.batch_size, args.opt, args.precision)
     name = timm.models.get_arch_name(backbone)
     shape = (channels, size[0], size[1])
-    return Planner(model, name, method, args.model_kwargs, shape, setting), k
+    keywords = args.model_kwargs
+    return Planner(model, name, method, keywords, shape, setting, progress=progress), k
 
 
 def choose(planner: Planner, args: Namespace, k: int | None, budget: int | None) -> Plan:

@@ -80,6 +80,7 @@ class CostModel:
         input_size: ``(channels, height, width)`` of the images.
         setting: Batch, optimizer, precision.
         criterion: Classification loss.
+        progress: Called after every piece that was measured.
     """
 
     def __init__(
@@ -89,7 +90,9 @@ class CostModel:
         input_size: tuple[int, int, int],
         setting: Setting,
         criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+        progress: Callable[[], object] = lambda: None,
     ) -> None:
+        self.progress = progress
         self.spec, self.setting, self.input_size = spec, setting, input_size
         self.criterion = criterion or nn.CrossEntropyLoss()
         self.shapes = unit_shapes(backbone, input_size)
@@ -218,6 +221,7 @@ class CostModel:
             # Counting arithmetic keeps recomputed activations alive: bytes in a run of their own.
             with self._mode:
                 piece = self._measure_bytes(module, forward, x, differentiable)
+        self.progress()
         return replace(piece, flops=arithmetic.get_total_flops())
 
     def _measure_bytes(

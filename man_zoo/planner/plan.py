@@ -1,12 +1,14 @@
 """Plans: what a split will cost, the cuts of least memory, the fastest split within a budget."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from accelerate.utils import convert_file_size_to_int
 from timm.layers import Format
 from torch import Tensor
+from tqdm import tqdm
 
 from ..auxiliary.auglocal import final_cuts
 from ..auxiliary.momentum import FORMS
@@ -80,6 +82,7 @@ class Planner:
         input_size: ``(channels, height, width)`` of the images.
         setting: Batch, optimizer, precision.
         criterion: Classification loss.
+        progress: Called after every piece that was measured.
     """
 
     def __init__(
@@ -91,7 +94,9 @@ class Planner:
         input_size: tuple[int, int, int],
         setting: Setting,
         criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+        progress: Callable[[], object] = lambda: None,
     ) -> None:
+        self.progress = progress
         self.backbone, self.name, self.method = backbone, name, method
         self.keywords, self.input_size, self.setting = dict(keywords), input_size, setting
         self.criterion = criterion
@@ -116,7 +121,12 @@ class Planner:
     def _model(self, form: str | None) -> CostModel:
         if not self._models:
             self._models[form] = CostModel(
-                self.backbone, self._spec(form), self.input_size, self.setting, self.criterion
+                self.backbone,
+                self._spec(form),
+                self.input_size,
+                self.setting,
+                self.criterion,
+                self.progress,
             )
         if form not in self._models:
             first = next(iter(self._models.values()))
@@ -265,6 +275,13 @@ class Planner:
             f"{self.setting.batch_size}: the least is {plan.peak_gib:.2f} GiB (k={plan.spec.k}, "
             f"{plan.arithmetic_ratio:.2f} times the arithmetic of end to end); {advice} would fit."
         )
+
+
+@contextmanager
+def measuring() -> Iterator[Callable[[], object]]:
+    """A bar for ``Planner(progress=...)``, on a terminal; how many pieces come nobody knows."""
+    with tqdm(desc="planning", unit=" pieces", leave=False, disable=None) as bar:
+        yield bar.update
 
 
 def budget_bytes(budget: int | str) -> int:
