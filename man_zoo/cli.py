@@ -8,7 +8,7 @@ from .hub.export import add_export
 from .hub.push import add_push
 from .planner.command import add_plan
 from .registry import add_list
-from .training.errors import UserError
+from .training.errors import exit_status
 
 COMMANDS = (add_list, add_plan, add_export, add_push)
 
@@ -20,12 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for add in COMMANDS:
         add(subparsers)
     args = parser.parse_args(argv)
-    try:
-        args.command(args)
-    except UserError as error:
-        print(f"man-zoo: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status("man-zoo", lambda: args.command(args))
 
 
 if __name__ == "__main__":

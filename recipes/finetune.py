@@ -4,12 +4,11 @@ The training recipe, its flags and its run folder, with other defaults: pretrain
 learning rate, fewer epochs. ``--method e2e`` trains end to end, ``--tune head`` is a linear probe.
 """
 
-import os
 import sys
 from typing import Any
 
 from man_zoo.training.config import parse_args
-from man_zoo.training.errors import UserError
+from man_zoo.training.errors import exit_status
 from man_zoo.training.train import train
 
 DEFAULTS: dict[str, Any] = {
@@ -21,15 +20,5 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def main() -> int:
-    try:
-        train(parse_args(**DEFAULTS))
-    except UserError as error:
-        if os.environ.get("RANK", "0") == "0":  # every process meets the same error
-            print(f"finetune.py: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status("finetune.py", lambda: train(parse_args(**DEFAULTS))))

@@ -1,6 +1,8 @@
 """Errors that a user can put right: each ends a run with one sentence and no traceback."""
 
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -31,3 +33,14 @@ def user_errors(*kinds: type[Exception], about: str = "") -> Iterator[None]:
     except kinds as error:
         sentence = " ".join(str(error).split())
         raise UserError(f"{about}: {sentence}" if about else sentence) from error
+
+
+def exit_status(program: str, run: Callable[[], object]) -> int:
+    """Of a command: 0, or 1 after a :class:`UserError`, whose sentence goes to standard error."""
+    try:
+        run()
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":  # every process meets the same error
+            print(f"{program}: {error}", file=sys.stderr)
+        return 1
+    return 0
