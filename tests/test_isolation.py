@@ -90,6 +90,19 @@ def test_blocks_share_no_parameter_and_hold_all_of_them() -> None:
     assert set(of_blocks) == {id(p) for p in model.parameters()}
 
 
+def test_one_blocks_gradients_are_alive_at_a_time() -> None:
+    model = man_zoo.localize("resnet20", "man_dgl", k=4).train()
+    alive = []
+
+    def step(j: int) -> None:
+        blocks = [list(block.parameters()) for block in model.blocks]
+        alive.append([any(p.grad is not None for p in block) for block in blocks])
+        model.blocks[j].zero_grad()
+
+    model.local_step(torch.randn(2, 3, 32, 32), torch.tensor([1, 2]), step=step)
+    assert alive == [[i == j for i in range(4)] for j in range(4)]
+
+
 def test_the_next_block_sees_features_from_before_the_update() -> None:
     model, images, target = model_and_batch("dgl")
     still = copy.deepcopy(model)
