@@ -32,7 +32,7 @@ from tqdm import tqdm
 from .local_block import LocalBlock
 from .local_model import LocalModel
 from .localize import localize
-from .messages import unknown
+from .messages import positive, unknown
 from .meter import StepCost, fake, measure
 from .spec import END_TO_END, LocalSpec, is_zoo_name, parse_name, take_keywords
 from .training.errors import user_errors
@@ -53,25 +53,19 @@ def build_parser() -> ArgumentParser:
         "e.g. resnet32_man_dgl_k16:form=paper:momentum=0.99")  # fmt: skip
     add("--model-kwargs", nargs="*", default=[], type=_keyword, metavar="KEY=VALUE",
         help="keywords of all models; those of local methods do not reach end to end")  # fmt: skip
-    add("--img-size", type=_positive, metavar="PIXELS", help="the model's own by default")
-    add("--batch-size", type=_positive, default=256, metavar="N")
-    add("--memory-batch-size", type=_positive, metavar="N",
+    add("--img-size", type=positive, metavar="PIXELS", help="the model's own by default")
+    add("--batch-size", type=positive, default=256, metavar="N")
+    add("--memory-batch-size", type=positive, metavar="N",
         help="batch for memory and arithmetic; --batch-size by default")  # fmt: skip
     add("--time", action=BooleanOptionalAction, default=True, help="whether to time steps")
-    add("--steps", type=_positive, default=7, metavar="N", help="timed steps of each model")
+    add("--steps", type=positive, default=7, metavar="N", help="timed steps of each model")
     add("--compile", action="store_true", help="time every model compiled as well")
     add("--channels-last", action=BooleanOptionalAction, default=True)
     add("--mixed-precision", choices=("no", "bf16"), default="no")
     add("--device", help="cpu, or the accelerator, e.g. cuda:1; the accelerator by default")
-    add("--cpu-threads", type=_positive, metavar="N", help="on the CPU; all cores by default")
+    add("--cpu-threads", type=positive, metavar="N", help="on the CPU; all cores by default")
     add("--json", type=Path, metavar="FILE", help="write the figures, each timed step among them")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
-    return int(text)
 
 
 def _keyword(text: str) -> tuple[str, Any]:

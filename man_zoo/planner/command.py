@@ -1,6 +1,6 @@
 """``man-zoo plan``: what a split costs, the best one for a budget, and how it compares."""
 
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from timm.layers import to_2tuple
 from timm.utils import ParseKwargs
 
-from ..messages import unknown
+from ..messages import positive, unknown
 from ..spec import END_TO_END, check_method, is_zoo_name, parse_name
 from ..training.errors import user_errors
 from .compare import compare, describe, draw, front, render, verdict
@@ -28,25 +28,19 @@ def add_plan(subparsers: Any) -> None:
     add = parser.add_argument
     add("model", help="zoo name, or a timm backbone with --method and --k or --budget")
     add("--method", help="learning method; the zoo name's by default, man_dgl for a backbone")
-    add("--k", type=_positive, help="number of local blocks")
+    add("--k", type=positive, help="number of local blocks")
     add("--budget", metavar="SIZE", help="memory, e.g. 6GiB: plan the fastest split within it")
     add("--cuts", default=BALANCED, help="'balanced' (least memory), 'published', 'even' or units")
     add("--recompute", help="'units', 'auxiliaries', 'all' or units; a budget's plan chooses")
     add("--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE",
         help="further keywords of the method, e.g. form=paper head=narrow")  # fmt: skip
-    add("--batch-size", type=_positive, default=128, metavar="N")
-    add("--img-size", type=_positive, metavar="PIXELS", help="the model's own by default")
+    add("--batch-size", type=positive, default=128, metavar="N")
+    add("--img-size", type=positive, metavar="PIXELS", help="the model's own by default")
     add("--opt", default="sgd", help="timm's name of the optimizer")
     add("--precision", choices=("no", *LOW_PRECISION), default="no")
     add("--compare", action="store_true", help="beside end to end, checkpointing, other cuts")
     add("--picture", type=Path, metavar="FILE", help="with --compare: draw memory and arithmetic")
     parser.set_defaults(command=run)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
-    return int(text)
 
 
 def run(args: Namespace) -> None:

@@ -1,6 +1,6 @@
 """Plans side by side with what a practitioner would use instead, as a table and as a picture."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..split import PUBLISHED_CUTS
@@ -8,8 +8,6 @@ from ..training.report import table
 from .plan import GIB, Plan, Planner
 
 HEADER = ("", "K", "form", "peak GiB", "of e2e", "arithmetic of e2e", "recomputed")
-# Points of a curve, each a search within a budget.
-POINTS = 10
 
 
 def compare(planner: Planner, k: int, budget: int | None = None) -> dict[str, Plan]:
@@ -159,10 +157,6 @@ def localize_call(plan: Plan) -> str:
     keywords = {key: value for key, value in plan.keywords().items() if value}
     for key in ("cuts", "recompute"):
         if key in keywords:
-            keywords[key] = " ".join(_words(keywords[key]))
+            keywords[key] = " ".join(keywords[key])
     given = ", ".join(f"{key}={value!r}" for key, value in keywords.items())
     return f'man_zoo.localize("{plan.spec.backbone}", "{plan.spec.method}", {given})'
-
-
-def _words(value: str | Sequence[str]) -> Sequence[str]:
-    return [value] if isinstance(value, str) else value

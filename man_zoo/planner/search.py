@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .cost import CostModel, Piece
 
-# Choices kept for the units of a block: more would find savings below a thousandth.
+# Choices kept for the units of a block, evenly thinned, so that a search stays short.
 FRONT = 24
 # A search for the least memory stops where two limits are this close.
 TOLERANCE = 1.001
@@ -131,7 +131,7 @@ class _Run:
     A linked list, the unit in front first.
     """
 
-    room: float
+    room: int
     flops: int
     unit: int = -1
     recompute: bool = False
