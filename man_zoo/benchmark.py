@@ -173,17 +173,14 @@ class Training:
     """A model in training on a batch of noise, as the training recipe would train it.
 
     Args:
-        contestant: Whose model it is.
         model: The model; real, or fake under ``FakeTensorMode``.
         args: ``channels_last`` and ``mixed_precision`` count here.
         batch_size: Images a step.
     """
 
-    def __init__(
-        self, contestant: Contestant, model: LocalModel, args: Namespace, batch_size: int
-    ) -> None:
+    def __init__(self, model: LocalModel, args: Namespace, batch_size: int) -> None:
         self.model, self.blocks = model, model.blocks
-        if contestant.spec.method == END_TO_END:
+        if model.spec.method == END_TO_END:
             # One block around the backbone's own forward: timm checkpoints only within that, and
             # end to end keeps no features that a next block would want.
             self.blocks = [LocalBlock([model.backbone], nn.Identity(), model.criterion)]
@@ -214,10 +211,10 @@ class Training:
 # The measurements ---------------------------------------------------------------------------------
 
 
-def live_cost(contestant: Contestant, args: Namespace) -> StepCost:
-    """Peak of live tensors and arithmetic of a step, on fake CPU tensors."""
-    with fake(build(contestant, args, torch.device("cpu"))) as model:
-        training = Training(contestant, model, args, args.memory_batch_size or args.batch_size)
+def live_cost(model: LocalModel, args: Namespace, batch_size: int) -> StepCost:
+    """Peak of live tensors and arithmetic of a step, on fake tensors; arguments of `Training`."""
+    with fake(model) as model:
+        training = Training(model, args, batch_size)
         resident = [*training.blocks, *training.optimizers, training.images, training.target]
         return measure(training.step, resident=resident)
 
@@ -226,9 +223,7 @@ def cuda_peak_gib(contestant: Contestant, args: Namespace, device: torch.device)
     """The CUDA allocator's peak over a steady step, of this model alone, in GiB."""
     gc.collect()
     before = torch.cuda.memory_allocated(device)
-    training = Training(
-        contestant, build(contestant, args, device), args, args.memory_batch_size or args.batch_size
-    )
+    training = Training(build(contestant, args, device), args, _memory_batch(args))
     if contestant.compiled:
         compile_blocks(training.blocks)
     for _ in range(WARM_UP):
@@ -243,8 +238,7 @@ def time_steps(
 ) -> dict[str, list[float]]:
     """Seconds of every timed step of every contestant; the contestants take turns."""
     trainings = {
-        one.name: Training(one, build(one, args, device), args, args.batch_size)
-        for one in contestants
+        one.name: Training(build(one, args, device), args, args.batch_size) for one in contestants
     }
     # In one go: all blocks share one limit of compiled variants, which goes by their number.
     compile_blocks([b for one in contestants if one.compiled for b in trainings[one.name].blocks])
@@ -359,11 +353,16 @@ def add_memory(
     costs: dict[str, StepCost] = {}
     eager = [one for one in contestants if not one.compiled]
     for one in tqdm(eager, desc="memory and arithmetic", unit="model", leave=False):
-        cost = costs[one.name] = live_cost(one, args)
+        model = build(one, args, torch.device("cpu"))
+        cost = costs[one.name] = live_cost(model, args, _memory_batch(args))
         e2e, result = costs[one.baseline], results[one.name]
         result.peak_gib = cost.peak_gib
         result.peak_ratio = cost.peak_bytes / e2e.peak_bytes
         result.arithmetic_ratio = cost.flops / e2e.flops
+
+
+def _memory_batch(args: Namespace) -> int:
+    return args.memory_batch_size or args.batch_size
 
 
 def add_times(

@@ -41,8 +41,7 @@ def metered(model: man_zoo.LocalModel, batch_size: int = BATCH, precision: str =
     flags = ["--no-channels-last", "--mixed-precision", precision]
     args = build_parser().parse_args([model.spec.name, *flags])
     with fake(model.train()) as model:
-        contestant = Contestant("", "", model.spec, {})
-        training = Training(contestant, model, args, batch_size)
+        training = Training(model, args, batch_size)
         resident = [*training.blocks, *training.optimizers, training.images, training.target]
         return measure(training.step, resident=resident)
 

@@ -37,10 +37,10 @@ class Progress:
     best_top1: float = -1.0
     losses: list[float] = field(default_factory=list)
 
-    def advance(self, losses: list[float], top1: float) -> None:
-        """Count an epoch that ended with these losses and this accuracy."""
+    def advance(self, losses: list[float], top1: float | None) -> None:
+        """Count an epoch that ended with these losses and this accuracy, if it was validated."""
         self.epoch, self.losses = self.epoch + 1, losses
-        if top1 > self.best_top1:
+        if top1 is not None and top1 > self.best_top1:
             self.best_epoch, self.best_top1 = self.epoch, top1
 
     def state_dict(self) -> dict[str, Any]:
@@ -98,10 +98,11 @@ class Checkpoints:
         All of it every time: a run killed in here leaves nothing that the next time misses.
         """
         best = _name(progress.best_epoch)
-        link = self.folder / ".best"
-        link.unlink(missing_ok=True)
-        link.symlink_to(best)
-        os.replace(link, self.folder / "best")
+        if progress.best_epoch:
+            link = self.folder / ".best"
+            link.unlink(missing_ok=True)
+            link.symlink_to(best)
+            os.replace(link, self.folder / "best")
         for old in list_checkpoints(self.folder)[: -self.keep]:
             if old.name != best:
                 shutil.rmtree(old)
@@ -143,6 +144,8 @@ def find_checkpoint(folder: Path, name: str = "last") -> Path:
     if name == "last":
         return complete[-1]
     if name == "best":
+        if not (folder / "best").exists():
+            raise ValueError(f"{folder} holds no validated checkpoint yet, so none is the best.")
         return (folder / "best").resolve()
     named = {path.name: path for path in complete}
     if name not in named:

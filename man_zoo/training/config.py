@@ -56,7 +56,8 @@ def build_parser() -> ArgumentParser:
         description="Train a network block by block, or end to end.", allow_abbrev=False
     )
     add = parser.add_argument
-    add("-c", "--config", metavar="FILE", help="YAML file with flags; the command line wins")
+    add("-c", "--config", nargs="+", default=[], metavar="FILE", help="YAML files with flags; a "
+        "file wins over those before it and over its own 'base: FILE', the command line over all")  # fmt: skip
     add_data_args(parser)
 
     add = parser.add_argument_group("model").add_argument
@@ -131,6 +132,8 @@ def build_parser() -> ArgumentParser:
     add("--overwrite", action="store_true", help="replace a run folder of that name")
     add("--resume", metavar="RUN", help="go on from the last checkpoint of a run folder")
     add("--checkpoint-hist", type=_positive, default=2, help="checkpoints to keep beside the best")
+    add("--val-interval", type=_positive, default=1, metavar="N",
+        help="epochs between validations; the last epoch always has one")  # fmt: skip
     add("--log-interval", type=_positive, default=10, help="updates between looks at the losses")
     return parser
 
@@ -151,7 +154,7 @@ def parse_args(argv: Sequence[str] | None = None, **defaults: Any) -> Namespace:
     parser.set_defaults(**defaults)
     given = parser.parse_args(argv)
     saved = _read_run(given.resume, parser) if given.resume else []
-    config = _read_yaml(Path(given.config), parser) if given.config else []
+    config = [word for path in given.config for word in _read_yaml(Path(path), parser)]
     args = parser.parse_args([*saved, *config, *argv])
     if args.resume:
         _refuse_changes(vars(parser.parse_args(saved)), vars(args))
@@ -168,16 +171,20 @@ def read_args(run: Path) -> Namespace:
     return parser.parse_args(_read_run(run, parser))
 
 
-def command_line(args: Namespace) -> str:
-    """Flags that make the same run again elsewhere: those that differ from the defaults."""
+def essential(args: Namespace) -> dict[str, Any]:
+    """What makes the same run again elsewhere: flags that differ from the defaults."""
     parser = build_parser()
-    actions = {action.dest: action for action in parser._actions}
-    words = [
-        word
+    return {
+        key: value
         for key, value in vars(args).items()
         if key not in _OF_A_PLACE and value != parser.get_default(key)
-        for word in _words(actions[key], value)
-    ]
+    }
+
+
+def command_line(args: Namespace) -> str:
+    """:func:`essential` as words of a command line."""
+    actions = {action.dest: action for action in build_parser()._actions}
+    words = [word for key, value in essential(args).items() for word in _words(actions[key], value)]
     return shlex.join(words)
 
 
@@ -234,7 +241,8 @@ def _read_yaml(path: Path, parser: ArgumentParser) -> list[str]:
     if not isinstance(values, dict):
         raise UserError(f"{path} is no list of flags; expected lines such as 'lr: 0.1'.")
     actions = {action.dest: action for action in parser._actions}
-    words = []
+    base = values.pop("base", None)
+    words = _read_yaml(path.parent / base, parser) if base else []
     with user_errors(UserError, ValueError, about=str(path)):
         for key, value in values.items():
             name = str(key).replace("-", "_")

@@ -29,7 +29,7 @@ from sklearn.model_selection import train_test_split
 from timm.data import create_dataset, create_transform, resolve_data_config
 from timm.data.loader import adapt_to_chs
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from torchvision import datasets as tv_datasets
 from torchvision import transforms as tv
 
@@ -134,8 +134,10 @@ def add_data_args(parser: ArgumentParser) -> None:
         "test/ or of train.tar and test.tar (default: data)",
     )
     add("--download", action="store_true", help="download the data set if it is not in DIR")
+    add("--data-label", metavar="TEXT", help="what tables and cards call the data set")
     add("--train-split", metavar="NAME", help="default: train")
     add("--val-split", metavar="NAME", help="default: validation, or a folder's val or test")
+    add("--train-subset", type=int, metavar="N", help="train on N images, always the same ones")
     add("--train-num-samples", type=int, metavar="N", help="images, where a stream cannot tell")
     add("--val-num-samples", type=int, metavar="N", help="images, where a stream cannot tell")
     add("--class-map", metavar="FILE", help="class name to index, as timm reads it")
@@ -546,6 +548,8 @@ def create_loaders(
     with _main_process_first(state):  # one process downloads, the others find the files
         splits, spec, names = open_dataset(args, PIL_MODES[channels])
 
+    if args.train_subset:
+        splits = splits._replace(train=_subset(splits.train, args.train_subset))
     size = (spec.size, spec.size) if spec.size else _first_size(splits.train)
     small = size is not None and max(size) <= SMALL_SIDE
     config = _resolve_config(args, spec, data_config, channels, size if small else None)
@@ -566,7 +570,7 @@ def create_loaders(
         channels_last=channels_last,
     )
     info = LoaderInfo(
-        name=f"{spec.label} at {'x'.join(map(str, config['input_size'][1:]))}",
+        name=f"{args.data_label or spec.label} at {'x'.join(map(str, config['input_size'][1:]))}",
         num_classes=num_classes,
         class_names=names,
         mean=config["mean"],
@@ -580,6 +584,19 @@ def create_loaders(
         val_count=len(splits.val),
     )
     return train, val, info
+
+
+def _subset(dataset: Any, count: int) -> Subset:
+    """``count`` images drawn once and for all: no seed of a run changes them."""
+    if isinstance(dataset, IterableDataset):
+        raise ValueError("--train-subset cannot choose from a stream; expected a data set on disk.")
+    if not 0 < count <= len(dataset):
+        raise ValueError(
+            f"--train-subset {count} of {len(dataset)} training images; expected 1 to "
+            f"{len(dataset)}."
+        )
+    drawn = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:count]
+    return Subset(dataset, drawn.sort().values.tolist())
 
 
 @contextmanager

@@ -27,6 +27,11 @@ def few_losses(losses: Sequence[float]) -> str:
 
 def epoch_line(epoch: int, record: dict[str, Any]) -> str:
     """One line on a finished epoch."""
+    if "val_top1" not in record:
+        return (
+            f"epoch {epoch:3d}  loss {few_losses(record['losses'])}  "
+            f"{record['images_per_second']:.0f} images/s"
+        )
     ema = f" (EMA {record['ema_val_top1']:.2f} %)" if "ema_val_top1" in record else ""
     return (
         f"epoch {epoch:3d}  loss {few_losses(record['losses'])}  "

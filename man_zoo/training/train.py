@@ -13,6 +13,7 @@ from .checkpoint import Checkpoints, Progress
 from .data import create_loaders
 from .errors import user_errors
 from .evaluate import evaluate_exits, validate
+from .facts import SUMMARY, save_json
 from .learner import Learner, create_learner
 from .logging import TrainingBar
 from .losses import LossWatch, check_weights
@@ -60,10 +61,11 @@ def train(args: Namespace) -> dict[str, Any]:
             record = train_epoch(learner, loader, progress.epoch, bar, args.log_interval)
             learner.finish_epoch()
             check_weights(model, learner.updates)
-            record |= validate(accelerator, model.backbone, val_loader, "val")
-            if learner.ema:
-                record |= validate(accelerator, learner.ema.module, val_loader, "ema_val")
-            progress.advance(record["losses"], record["val_top1"])
+            if (progress.epoch + 1) % args.val_interval == 0 or progress.epoch + 1 == args.epochs:
+                record |= validate(accelerator, model.backbone, val_loader, "val")
+                if learner.ema:
+                    record |= validate(accelerator, learner.ema.module, val_loader, "ema_val")
+            progress.advance(record["losses"], record.get("val_top1"))
             accelerator.log({"epoch": progress.epoch, **numbers(record)}, step=learner.updates)
             checkpoints.save(progress)
             bar.say(epoch_line(progress.epoch, record))
@@ -73,11 +75,13 @@ def train(args: Namespace) -> dict[str, Any]:
         "epochs": progress.epoch,
         "best_top1": progress.best_top1,
         "best_epoch": progress.best_epoch,
+        "blocks": [model.block_name(j) for j in range(len(model.blocks))],
         "losses": progress.losses,
         **evaluate_exits(accelerator, model, val_loader),
         "seconds": time.perf_counter() - started,
     }
     if accelerator.is_main_process:
+        save_json(run / SUMMARY, summary)
         exported = export_run(run, run / "export", force=True)
         if learner.ema:
             export_run(run, run / "export-ema", ema=True, force=True)

@@ -1,0 +1,76 @@
+"""Results of runs as JSON lines: small enough for a repository, and all that a table needs."""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from ..benchmark import live_cost
+from .config import essential, read_args
+from .facts import SUMMARY, load_facts, load_log
+from .setup import create_model
+
+
+def is_finished(run: Path, epochs: int) -> bool:
+    """Whether a run folder holds a run that has come to its end."""
+    path = run / SUMMARY
+    return path.is_file() and json.loads(path.read_text())["epochs"] >= epochs
+
+
+def result_of(run: Path, name: str) -> dict[str, Any]:
+    """One line: what a finished run was, did and cost.
+
+    Args:
+        run: Its folder.
+        name: What tables call it, whatever its seed.
+
+    Returns:
+        ``name``, ``seed``, ``model``, ``settings`` (the flags that differ from the defaults),
+        ``data``, ``machine``, ``commit``, ``epochs`` (a record each: losses ``(K,)``, seconds,
+        accuracy where measured), ``exits`` (top-1 of every block in percent), ``top1`` and
+        ``top5`` of the last epoch, ``seconds`` of training, and of one step ``peak_gib`` (live
+        tensors) and ``flops_per_image``.
+    """
+    args, (data, machine) = read_args(run), load_facts(run)
+    summary = json.loads((run / SUMMARY).read_text())
+    records = load_log(run)
+    return {
+        "name": name,
+        "seed": args.seed,
+        "model": summary["model"],
+        "settings": essential(args),
+        "data": {key: getattr(data, key) for key in ("name", "train_count", "val_count")},
+        "machine": machine,
+        "commit": json.loads((run / "facts.json").read_text()).get("commit"),
+        "epochs": [_epoch(record) for record in records],
+        **{key: summary[key] for key in ("top1", "top5", "exits", "blocks")},
+        "seconds": sum(record["seconds"] for record in records),
+        **step_cost(args, data),
+    }
+
+
+def _epoch(record: dict[str, Any]) -> dict[str, Any]:
+    kept = ("epoch", "lr", "seconds", "images_per_second", "val_top1", "val_top5", "val_loss")
+    losses = [round(v, 5) for k, v in record.items() if k.startswith("loss_block")]
+    return {key: record[key] for key in kept if key in record} | {"losses": losses}
+
+
+def step_cost(args: Namespace, data: Any) -> dict[str, float]:
+    """``peak_gib`` and ``flops_per_image`` of a run's training step, on fake tensors."""
+    cost = live_cost(create_model(args, data, pretrained=False), args, args.batch_size)
+    return {"peak_gib": cost.peak_gib, "flops_per_image": cost.flops / args.batch_size}
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The lines of a results file; none if there is no such file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def add_result(path: Path, result: dict[str, Any]) -> None:
+    """Put a line into a results file, in place of one of the same name and seed."""
+    lines = {(line["name"], line["seed"]): line for line in read_results(path)}
+    lines[result["name"], result["seed"]] = result
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text("".join(f"{json.dumps(line)}\n" for line in lines.values()))
+    unfinished.replace(path)
