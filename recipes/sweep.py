@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
+from man_zoo.results.sweep import parse_args, sweep
 from man_zoo.training.errors import exit_status
-from man_zoo.training.sweep import parse_args, sweep
 
 if __name__ == "__main__":
     recipe = Path(__file__).with_name("train.py")

@@ -7,7 +7,7 @@ import timm
 import torch
 
 import man_zoo
-from man_zoo.benchmark import Contestant, Training, build_parser
+from man_zoo.benchmark import Training, build_parser
 from man_zoo.meter import StepCost, fake, measure
 from man_zoo.planner import Planner, Setting, budget_bytes
 

@@ -57,7 +57,7 @@ def build_parser() -> ArgumentParser:
     )
     add = parser.add_argument
     add("-c", "--config", nargs="+", default=[], metavar="FILE", help="YAML files with flags; a "
-        "file wins over those before it and over its own 'base: FILE', the command line over all")  # fmt: skip
+        "file wins over those before it and over its own 'base: FILE', flags over all")  # fmt: skip
     add_data_args(parser)
 
     add = parser.add_argument_group("model").add_argument

@@ -14,7 +14,6 @@ import torch
 from .data import LoaderInfo
 from .errors import UserError
 
-
 SUMMARY = "summary.json"  # how a finished run ended
 
 

@@ -26,7 +26,7 @@ from .checkpoint import Checkpoints, Progress
 from .config import save_args
 from .data import LoaderInfo
 from .errors import UserError, user_errors
-from .facts import save_facts
+from .facts import SUMMARY, save_facts
 from .logging import JSONLTracker
 
 
@@ -53,6 +53,7 @@ def start_run(args: Namespace, run: Path, data: LoaderInfo, device: torch.device
     """The run's folder with its flags and facts; emptied first unless the run is resumed."""
     if not args.resume:
         shutil.rmtree(run, ignore_errors=True)
+    (run / SUMMARY).unlink(missing_ok=True)  # a run that goes on is not finished
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     save_args(args, run / "args.yaml")
     save_facts(run / "facts.json", data, device)

@@ -81,10 +81,10 @@ def train(args: Namespace) -> dict[str, Any]:
         "seconds": time.perf_counter() - started,
     }
     if accelerator.is_main_process:
-        save_json(run / SUMMARY, summary)
         exported = export_run(run, run / "export", force=True)
         if learner.ema:
             export_run(run, run / "export-ema", ema=True, force=True)
+        save_json(run / SUMMARY, summary)
         print(final_report(model, summary, run))
         print(f"\nload it with timm:\n\n{usage(exported)}")
     accelerator.end_training()

@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmark import live_cost
-from .config import essential, read_args
-from .facts import SUMMARY, load_facts, load_log
-from .setup import create_model
+from ..training.config import essential, read_args
+from ..training.data import LoaderInfo
+from ..training.facts import SUMMARY, load_facts, load_log
+from ..training.setup import create_model
 
-
-def is_finished(run: Path, epochs: int) -> bool:
-    """Whether a run folder holds a run that has come to its end."""
-    path = run / SUMMARY
-    return path.is_file() and json.loads(path.read_text())["epochs"] >= epochs
+_OF_AN_EPOCH = ("epoch", "lr", "seconds", "images_per_second", "val_top1", "val_top5", "val_loss")
 
 
 def result_of(run: Path, name: str) -> dict[str, Any]:
@@ -27,9 +24,12 @@ def result_of(run: Path, name: str) -> dict[str, Any]:
     Returns:
         ``name``, ``seed``, ``model``, ``settings`` (the flags that differ from the defaults),
         ``data``, ``machine``, ``commit``, ``epochs`` (a record each: losses ``(K,)``, seconds,
-        accuracy where measured), ``exits`` (top-1 of every block in percent), ``top1`` and
-        ``top5`` of the last epoch, ``seconds`` of training, and of one step ``peak_gib`` (live
-        tensors) and ``flops_per_image``.
+        accuracy where measured), ``blocks`` and ``exits`` (name and top-1 in percent of each),
+        ``top1`` and ``top5`` of the last epoch, ``seconds`` of training, and of one step
+        ``peak_gib`` (live tensors) and ``flops_per_image``.
+
+    Raises:
+        UserError: If there is no such run.
     """
     args, (data, machine) = read_args(run), load_facts(run)
     summary = json.loads((run / SUMMARY).read_text())
@@ -41,23 +41,23 @@ def result_of(run: Path, name: str) -> dict[str, Any]:
         "settings": essential(args),
         "data": {key: getattr(data, key) for key in ("name", "train_count", "val_count")},
         "machine": machine,
-        "commit": json.loads((run / "facts.json").read_text()).get("commit"),
+        "commit": json.loads((run / "facts.json").read_text())["commit"],
         "epochs": [_epoch(record) for record in records],
-        **{key: summary[key] for key in ("top1", "top5", "exits", "blocks")},
+        **{key: summary[key] for key in ("top1", "top5", "blocks", "exits")},
         "seconds": sum(record["seconds"] for record in records),
         **step_cost(args, data),
     }
 
 
 def _epoch(record: dict[str, Any]) -> dict[str, Any]:
-    kept = ("epoch", "lr", "seconds", "images_per_second", "val_top1", "val_top5", "val_loss")
-    losses = [round(v, 5) for k, v in record.items() if k.startswith("loss_block")]
-    return {key: record[key] for key in kept if key in record} | {"losses": losses}
+    losses = [round(value, 5) for key, value in record.items() if key.startswith("loss_block")]
+    return {key: record[key] for key in _OF_AN_EPOCH if key in record} | {"losses": losses}
 
 
-def step_cost(args: Namespace, data: Any) -> dict[str, float]:
-    """``peak_gib`` and ``flops_per_image`` of a run's training step, on fake tensors."""
-    cost = live_cost(create_model(args, data, pretrained=False), args, args.batch_size)
+def step_cost(args: Namespace, data: LoaderInfo) -> dict[str, float]:
+    """``peak_gib`` and ``flops_per_image`` of a run's training step, by :mod:`man_zoo.meter`."""
+    model = create_model(args, data, pretrained=False)
+    cost = live_cost(model.train(), args, args.batch_size)
     return {"peak_gib": cost.peak_gib, "flops_per_image": cost.flops / args.batch_size}
 
 

@@ -1,0 +1,222 @@
+"""Many runs from one file: each is trained once, resumed if it was stopped, and written down.
+
+    results: ../../docs/results/NAME.jsonl    # one line a run; paths are relative to this file
+    over: [../configs/cifar10_short.yaml]     # laid over the config of every run
+    runs:
+      - {config: ../configs/cifar10/resnet32_dgl_k16.yaml, seeds: [0, 1, 2]}
+      - {name: dgl_longer, config: ../configs/cifar10/resnet32_dgl_k16.yaml, flags: {epochs: 29}}
+
+Runs are processes of the training recipe, so that one that fails takes no other along.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from ..messages import positive, unknown
+from ..training import config
+from ..training.errors import UserError, user_errors
+from ..training.facts import SUMMARY
+from ..training.setup import share_of_cores
+from .lines import add_result, read_results, result_of
+
+_KEYS = ("results", "over", "runs")
+_RUN_KEYS = ("name", "config", "seeds", "flags")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a sweep.
+
+    Args:
+        name: What tables call it, whatever its seed.
+        seed: Its seed.
+        words: Flags of the training recipe.
+        folder: Its run folder.
+    """
+
+    name: str
+    seed: int
+    words: tuple[str, ...]
+    folder: Path
+
+    @property
+    def is_finished(self) -> bool:
+        """The summary is the last thing that a run writes of itself."""
+        return (self.folder / SUMMARY).is_file()
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+    """Flags of ``recipes/sweep.py``; those that it does not know are for every run (``flags``).
+
+    Raises:
+        UserError: For flags that are not understood.
+    """
+    parser = config.Parser(
+        description="Train a list of runs and collect their results.",
+        epilog="Further flags go to every run, e.g. --data-dir DIR.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("sweep", type=Path, metavar="FILE", help="YAML: results, over, runs")
+    add("--output", type=Path, default=Path("runs"), metavar="DIR", help="of the run folders")
+    add("--jobs", type=positive, default=1, metavar="N", help="runs at a time, on shared cores")
+    add("--launch", default=sys.executable, metavar="COMMAND", help="what starts a run: python by "
+        "default, or e.g. 'accelerate launch --num_processes 8'")  # fmt: skip
+    known, flags = parser.parse_known_args(argv)
+    return Namespace(**vars(known), flags=flags)
+
+
+def sweep(args: Namespace, recipe: Path) -> list[dict[str, Any]]:
+    """Train what is not trained yet, and write every finished run into the results file.
+
+    Args:
+        args: As :func:`parse_args` gives them.
+        recipe: The training recipe, ``recipes/train.py``.
+
+    Returns:
+        The lines of the results file.
+
+    Raises:
+        UserError: For a sweep file or flags that are not understood, before anything is trained;
+            at the end, if runs failed.
+    """
+    results, runs = read_sweep(args.sweep, args.output, args.flags)
+    command = [*shlex.split(args.launch), str(recipe)]
+    threads = max(1, share_of_cores() // args.jobs)
+    failed: list[str] = []
+    with (
+        tqdm(total=len(runs), unit="run", desc=args.sweep.stem) as bar,
+        ThreadPoolExecutor(args.jobs) as pool,
+    ):
+        futures = {pool.submit(train_run, run, command, threads): run for run in runs}
+        try:
+            for future in as_completed(futures):
+                run = futures[future]
+                try:
+                    line = write_down(run, results, anew=future.result())
+                    bar.write(f"{run.folder.name}: top-1 {line['top1']:.2f} %")
+                except UserError as error:
+                    failed.append(run.folder.name)
+                    bar.write(f"{run.folder.name}: {error}")
+                bar.update()
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if failed:
+        raise UserError(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}.")
+    return read_results(results)
+
+
+def read_sweep(path: Path, output: Path, flags: Sequence[str]) -> tuple[Path, list[Run]]:
+    """The results file and the runs of a sweep file, in its order: every seed of a run in turn.
+
+    Args:
+        path: The sweep file; paths in it are relative to it.
+        output: Folder of the run folders.
+        flags: Flags of the training recipe for every run, over those of the file.
+
+    Raises:
+        UserError: For a file that is missing or wrong, in it or in what it names, and for a run
+            folder that is there from a run with other flags.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file.")
+    with user_errors(yaml.YAMLError, about=f"{path} is not YAML"):
+        values = yaml.safe_load(path.read_text())
+    if not isinstance(values, dict) or not values.keys() >= {"results", "runs"}:
+        raise UserError(f"{path} is no sweep; expected the keys {', '.join(_KEYS)}.")
+    over = [str(path.parent / file) for file in values.get("over", [])]
+    with user_errors(about=str(path)):
+        _check_keys(values, _KEYS)
+        for entry in values["runs"]:
+            _check_keys(entry, _RUN_KEYS)
+    runs = [
+        _read_run(path.parent, entry, seed, over, output, flags)
+        for entry in values["runs"]
+        for seed in entry.get("seeds", [0])
+    ]
+    return Path(os.path.normpath(path.parent / values["results"])), runs
+
+
+def _check_keys(values: dict[str, Any], known: Sequence[str]) -> None:
+    for key in values:
+        if key not in known:
+            raise unknown("key", key, known)
+
+
+def _read_run(
+    base: Path,
+    entry: dict[str, Any],
+    seed: int,
+    over: Sequence[str],
+    output: Path,
+    flags: Sequence[str],
+) -> Run:
+    name = entry.get("name", Path(entry["config"]).stem)
+    own = (f"--{key}={value}" for key, value in entry.get("flags", {}).items())
+    experiment = f"{name}-seed{seed}"
+    words = (
+        *("-c", str(base / entry["config"]), *over, *own, *flags),
+        *("--seed", str(seed), "--output", str(output), "--experiment", experiment),
+    )
+    run = Run(name, seed, words, output / experiment)
+    with user_errors(UserError, about=name):
+        wanted = config.essential(config.parse_args(words))
+        if _is_begun(run) and config.essential(config.read_args(run.folder)) != wanted:
+            raise UserError(
+                f"{run.folder} is a run with other flags; remove it, or take another --output."
+            )
+    return run
+
+
+def _is_begun(run: Run) -> bool:
+    return (run.folder / "args.yaml").is_file()
+
+
+def train_run(run: Run, command: Sequence[str], threads: int) -> bool:
+    """Train a run to its end; whether there was anything to train.
+
+    Args:
+        run: The run; its output goes to a log file beside its folder.
+        command: What starts the training recipe.
+        threads: CPU threads for it.
+
+    Raises:
+        UserError: If it fails, with the last line that it printed.
+    """
+    if run.is_finished:
+        return False
+    words = ("--resume", str(run.folder)) if _is_begun(run) else run.words
+    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    log = run.folder.with_name(f"{run.folder.name}.log")
+    with log.open("a") as output:
+        status = subprocess.call(
+            [*command, *words, "--cpu-threads", str(threads)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    if status:
+        last = (log.read_text().strip().splitlines() or ["it printed nothing"])[-1]
+        raise UserError(f"failed with status {status}: {last} ({log} has the rest)")
+    return True
+
+
+def write_down(run: Run, results: Path, *, anew: bool) -> dict[str, Any]:
+    """The line of a finished run, written into the results file if it is not there or ``anew``."""
+    lines = {(line["name"], line["seed"]): line for line in read_results(results)}
+    if anew or (run.name, run.seed) not in lines:
+        line = result_of(run.folder, run.name)
+        add_result(results, line)
+        return line
+    return lines[run.name, run.seed]
