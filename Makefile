@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types check
+.PHONY: demo test lint types check results
 
 demo: .venv/installed
 	$(BIN)/accelerate launch recipes/train.py --experiment demo --overwrite
@@ -19,6 +19,9 @@ types: .venv/installed
 	$(BIN)/mypy
 
 check: test lint types
+
+results: .venv/installed
+	$(BIN)/python recipes/results.py
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmark import live_cost
-from ..training.config import essential, read_args
+from ..training.config import read_args, settings
 from ..training.data import LoaderInfo
 from ..training.facts import SUMMARY, load_facts, load_log
 from ..training.setup import create_model
@@ -22,7 +22,7 @@ def result_of(run: Path, name: str) -> dict[str, Any]:
         name: What tables call it, whatever its seed.
 
     Returns:
-        ``name``, ``seed``, ``model``, ``settings`` (the flags that differ from the defaults),
+        ``name``, ``seed``, ``model``, ``settings`` (the flags that were set),
         ``data``, ``machine``, ``commit``, ``epochs`` (a record each: losses ``(K,)``, seconds,
         accuracy where measured), ``blocks`` and ``exits`` (name and top-1 in percent of each),
         ``top1`` and ``top5`` of the last epoch, ``seconds`` of training, and of one step
@@ -38,7 +38,7 @@ def result_of(run: Path, name: str) -> dict[str, Any]:
         "name": name,
         "seed": args.seed,
         "model": summary["model"],
-        "settings": essential(args),
+        "settings": {key: value for key, value in settings(args).items() if value is not None},
         "data": {key: getattr(data, key) for key in ("name", "train_count", "val_count")},
         "machine": machine,
         "commit": json.loads((run / "facts.json").read_text())["commit"],

@@ -172,8 +172,8 @@ def _read_run(
     )
     run = Run(name, seed, words, output / experiment)
     with user_errors(UserError, about=name):
-        wanted = config.essential(config.parse_args(words))
-        if _is_begun(run) and config.essential(config.read_args(run.folder)) != wanted:
+        wanted = config.settings(config.parse_args(words))
+        if _is_begun(run) and config.settings(config.read_args(run.folder)) != wanted:
             raise UserError(
                 f"{run.folder} is a run with other flags; remove it, or take another --output."
             )

@@ -171,27 +171,27 @@ def read_args(run: Path) -> Namespace:
     return parser.parse_args(_read_run(run, parser))
 
 
-def essential(args: Namespace) -> dict[str, Any]:
-    """What makes the same run again elsewhere: flags that differ from the defaults."""
-    parser = build_parser()
-    return {
-        key: value
-        for key, value in vars(args).items()
-        if key not in _OF_A_PLACE and value != parser.get_default(key)
-    }
+def settings(args: Namespace) -> dict[str, Any]:
+    """The flags that make a run what it is, the same wherever it is made."""
+    return {key: value for key, value in vars(args).items() if key not in _OF_A_PLACE}
 
 
 def command_line(args: Namespace) -> str:
-    """:func:`essential` as words of a command line."""
-    actions = {action.dest: action for action in build_parser()._actions}
-    words = [word for key, value in essential(args).items() for word in _words(actions[key], value)]
+    """Flags that make the same run again elsewhere: those that differ from the defaults."""
+    parser = build_parser()
+    actions = {action.dest: action for action in parser._actions}
+    words = [
+        word
+        for key, value in settings(args).items()
+        if value != parser.get_default(key)
+        for word in _words(actions[key], value)
+    ]
     return shlex.join(words)
 
 
 def config_hash(args: Namespace) -> str:
-    """A sha256 of the flags that make a run what it is, the same wherever it is made."""
-    values = {key: value for key, value in vars(args).items() if key not in _OF_A_PLACE}
-    return hashlib.sha256(yaml.safe_dump(values).encode()).hexdigest()
+    """A sha256 of :func:`settings`."""
+    return hashlib.sha256(yaml.safe_dump(settings(args)).encode()).hexdigest()
 
 
 def save_args(args: Namespace, path: Path) -> None:

@@ -1,0 +1,92 @@
+"""Runs of one name and different seeds, taken together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from ..messages import unknown
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone.
+
+    Args:
+        name: What they are called.
+        lines: Of the results file, one a seed.
+    """
+
+    name: str
+    lines: Sequence[dict[str, Any]]
+
+    @property
+    def first(self) -> dict[str, Any]:
+        """The line of the first seed, for what all have in common."""
+        return self.lines[0]
+
+    @property
+    def tops(self) -> list[float]:
+        """Top-1 in percent of every seed."""
+        return [line["top1"] for line in self.lines]
+
+    @property
+    def top1(self) -> float:
+        """Mean top-1 in percent."""
+        return mean(self.tops)
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation of top-1 over the seeds (n - 1), in points; ``None`` for one seed."""
+        return stdev(self.tops) if len(self.lines) > 1 else None
+
+    @property
+    def seconds(self) -> float:
+        """Mean time of training, in seconds."""
+        return mean(line["seconds"] for line in self.lines)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of a run."""
+        return len(self.first["epochs"])
+
+    @property
+    def arithmetic(self) -> float:
+        """Floating-point operations of a whole run."""
+        return self.epochs * self.first["data"]["train_count"] * self.first["flops_per_image"]
+
+    @property
+    def exits(self) -> list[float | None]:
+        """Mean top-1 in percent of every block's exit ``(K,)``; ``None`` where it has no logits."""
+        columns = zip(*(line["exits"] for line in self.lines), strict=True)
+        return [None if None in column else mean(column) for column in columns]
+
+
+class Groups:
+    """All groups of a results file, by name.
+
+    Args:
+        lines: Of the file.
+    """
+
+    def __init__(self, lines: Sequence[dict[str, Any]]) -> None:
+        names = dict.fromkeys(line["name"] for line in lines)
+        self._groups = {
+            name: Group(name, [line for line in lines if line["name"] == name]) for name in names
+        }
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._groups
+
+    def __iter__(self) -> Any:
+        return iter(self._groups.values())
+
+    def __getitem__(self, name: str) -> Group:
+        """The group of that name.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if name not in self._groups:
+            raise unknown("result", name, list(self._groups))
+        return self._groups[name]

@@ -1,0 +1,83 @@
+"""``docs/results.md`` and its pictures, from the results files beside them: ``make results``.
+
+The words stand in ``docs/results/page.md.jinja``; every figure on the page is put there by a
+function of this module, from the JSON lines.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from . import pictures, tables
+from .groups import Groups
+from .lines import read_results
+
+TEMPLATE, PAGE = Path("results/page.md.jinja"), Path("results.md")
+
+
+class Page:
+    """The page as text, and the pictures that it shows.
+
+    Args:
+        docs: The ``docs`` folder.
+    """
+
+    def __init__(self, docs: Path) -> None:
+        self.docs = docs
+        self.pictures: dict[str, tuple[Any, Callable[[Any, Path], None]]] = {}
+        environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+        self.text = environment.from_string((docs / TEMPLATE).read_text()).render(
+            results=self._results,
+            top1=lambda group: f"{group.top1:.2f}",
+            points=lambda one, other: f"{one.top1 - other.top1:+.2f}",
+            accuracy=tables.accuracy,
+            setting=tables.setting,
+            methods=tables.methods,
+            ablation=tables.ablation,
+            published=partial(tables.published, docs.parent / "recipes" / "configs"),
+            draw_arithmetic=self._drawn(pictures.arithmetic_numbers, pictures.draw_arithmetic),
+            draw_exits=self._drawn(pictures.exits_numbers, pictures.draw_exits),
+        )
+
+    def _results(self, name: str) -> Groups:
+        return Groups(read_results(self.docs / "results" / name))
+
+    def _drawn(
+        self, numbers: Callable[..., Any], draw: Callable[[Any, Path], None]
+    ) -> Callable[..., str]:
+        """A template function that shows a picture under a name and keeps what it is made of."""
+
+        def show(file: str, title: str, *args: Any) -> str:
+            self.pictures[file] = numbers(*args), draw
+            return f"![{title}](pictures/{file})"
+
+        return show
+
+    def picture(self, file: str) -> Path:
+        """Where a picture is."""
+        return self.docs / "pictures" / file
+
+    def stale(self) -> list[str]:
+        """The files on disk that do not show the results as they are."""
+        page = self.docs / PAGE
+        old = [] if page.is_file() and page.read_text() == self.text else [PAGE.name]
+        for file, (numbers, _) in self.pictures.items():
+            path = self.picture(file)
+            if not path.is_file() or pictures.digest_of(path) != pictures.digest(numbers):
+                old.append(file)
+        return old
+
+    def write(self) -> list[str]:
+        """Write what is stale; its names."""
+        old = self.stale()
+        for file in old:
+            if file in self.pictures:
+                numbers, draw = self.pictures[file]
+                draw(numbers, self.picture(file))
+        unfinished = self.docs / f".{PAGE.name}"
+        unfinished.write_text(self.text)
+        unfinished.replace(self.docs / PAGE)
+        return old

@@ -1,0 +1,105 @@
+"""Pictures of results. Each carries a digest of the numbers that it shows."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from PIL import Image
+
+from .groups import Groups
+
+# Okabe and Ito's colours: told apart by readers who do not see all colours.
+COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+_DIGEST = "Numbers"
+
+
+def save(figure: Any, path: Path, numbers: object) -> None:
+    """Write a PNG with the digest of its numbers, whole or not at all."""
+    unfinished = path.with_name(f".{path.name}")
+    metadata = {_DIGEST: digest(numbers), "Software": None}
+    figure.savefig(unfinished, dpi=150, format="png", metadata=metadata)
+    unfinished.replace(path)
+
+
+def digest(numbers: object) -> str:
+    """Hex digest of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
+
+
+def digest_of(path: Path) -> str | None:
+    """The digest of the numbers that a picture shows; ``None`` if it has none."""
+    with Image.open(path) as image:
+        return image.info.get(_DIGEST)
+
+
+def arithmetic_numbers(
+    groups: Groups, rows: Sequence[tuple[str, str, str]], baseline: str
+) -> list[dict[str, Any]]:
+    """Curves of :func:`draw_arithmetic`: each point the arithmetic of a run (baseline = 1), top-1s."""
+    unit = groups[baseline].arithmetic
+    return [
+        {
+            "label": label,
+            "points": [
+                [groups[one].arithmetic / unit, groups[one].tops]
+                for one in dict.fromkeys((name, longer))
+            ],
+        }
+        for label, name, longer in rows
+    ]
+
+
+def draw_arithmetic(numbers: list[dict[str, Any]], path: Path) -> None:
+    """Top-1 against the arithmetic of the whole run: a dot a run, a line through the means."""
+    figure, axes = _figure(7.5, 4.5)
+    for row, colour in zip(numbers, COLOURS, strict=False):
+        across, tops = zip(*row["points"], strict=True)
+        axes.plot(across, list(map(mean, tops)), color=colour, linewidth=1)
+        dots = [(x, top1) for x, top1s in row["points"] for top1 in top1s]
+        axes.plot(*zip(*dots, strict=True), "o", color=colour, markersize=5, label=row["label"])
+    axes.set(
+        xlabel="arithmetic of the whole run, short end-to-end run = 1",
+        ylabel="top-1 on the test images, %",
+    )
+    axes.set_xlim(left=0)
+    _legend(figure)
+    save(figure, path, numbers)
+
+
+def exits_numbers(groups: Groups, rows: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Curves of :func:`draw_exits`: the mean top-1 of every block's exit."""
+    return [
+        {"label": label, "blocks": groups[name].first["blocks"], "exits": groups[name].exits}
+        for label, name in rows
+    ]
+
+
+def draw_exits(numbers: list[dict[str, Any]], path: Path) -> None:
+    """Top-1 of every block's own exit; a network with one exit as a horizontal line."""
+    figure, axes = _figure(7.5, 4.5)
+    names = max((row["blocks"] for row in numbers), key=len)
+    for row, colour in zip(numbers, COLOURS, strict=False):
+        if len(row["exits"]) == 1:
+            axes.axhline(row["exits"][0], color=colour, linestyle="--", label=row["label"])
+        else:
+            axes.plot(row["exits"], "o-", color=colour, markersize=4, label=row["label"])
+    axes.set(xlabel="exit after", ylabel="top-1 on the test images, %")
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize="small")
+    _legend(figure)
+    save(figure, path, numbers)
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure  # slow to import, and only pictures need it
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _legend(figure: Any) -> None:
+    figure.legend(loc="outside right upper", fontsize="small", frameon=False)

@@ -1,0 +1,106 @@
+"""Markdown tables of results."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from .groups import Group, Groups
+from .published import CIFAR10_ERROR, IMAGENET_ERROR
+
+NOT_RUN = "not run"
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table as Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def accuracy(group: Group) -> str:
+    """``51.22`` of one seed, ``51.22 ± 0.40 (3)`` of three."""
+    if group.spread is None:
+        return f"{group.top1:.2f}"
+    return f"{group.top1:.2f} ± {group.spread:.2f} ({len(group.lines)})"
+
+
+def setting(group: Group) -> str:
+    """What a group was trained on, how and where, as a table."""
+    line, settings = group.first, group.first["settings"]
+    machine = line["machine"]
+    device = machine["cpu"] if machine["device"] == "cpu" else machine["device"]
+    rows = [
+        ("data", f"{line['data']['name']}, {line['data']['train_count']:,} training images, "
+         f"all {line['data']['val_count']:,} test images"),
+        ("schedule", f"{group.epochs} epochs, batch {settings['batch_size']}, "
+         f"peak learning rate {settings['lr']}, {settings.get('mixed_precision', 'no')} precision"),
+        ("machine", f"{device}, {machine['threads']} thread(s) a run"),
+        ("software", f"Python {machine['python']}, torch {machine['torch']}, "
+         f"timm {machine['timm']}"),
+    ]  # fmt: skip
+    return markdown(("", ""), rows)
+
+
+def methods(groups: Groups, rows: Sequence[tuple[str, str]], baseline: str) -> str:
+    """Accuracy beside published accuracy, each with its distance to end to end.
+
+    Args:
+        groups: The results.
+        rows: Label and name of each row.
+        baseline: Name of end to end.
+    """
+    e2e = groups[baseline]
+    body = []
+    for label, name in rows:
+        group = groups[name]
+        ours = f"{group.top1 - e2e.top1:+.2f}"
+        theirs = ("-", "-")
+        if name in CIFAR10_ERROR:
+            error = CIFAR10_ERROR[name]
+            theirs = f"{100 - error:.2f}", f"{CIFAR10_ERROR[baseline] - error:+.2f}"
+        body.append((label, f"`{name}`", accuracy(group), ours, *theirs, *_cost(group, e2e)))
+    header = ("method", "config", "top-1 %", "to e2e", "published top-1 %", "to e2e", *_COST)
+    return markdown(header, body)
+
+
+def ablation(groups: Groups, rows: Sequence[tuple[str, str, str]], baseline: str) -> str:
+    """Accuracy at equal epochs, and of a longer run at the arithmetic of the dearest.
+
+    Args:
+        groups: The results.
+        rows: Label, name and name of the longer run (or an empty string) of each row.
+        baseline: Name of end to end.
+    """
+    body = []
+    for label, name, longer in rows:
+        more = "-"
+        if longer:
+            more = f"{groups[longer].top1:.2f} ({groups[longer].epochs} epochs)"
+        group = groups[name]
+        body.append((label, accuracy(group), *_cost(group, groups[baseline]), more))
+    return markdown(("", "top-1 %", *_COST, "top-1 % at equal arithmetic"), body)
+
+
+_COST = ("peak MiB", "arithmetic", "s")
+
+
+def _cost(group: Group, e2e: Group) -> tuple[str, str, str]:
+    ratio = group.first["flops_per_image"] / e2e.first["flops_per_image"]
+    return f"{1024 * group.first['peak_gib']:.0f}", f"{ratio:.2f}", f"{group.seconds:.0f}"
+
+
+def published(configs: Path, groups: Groups) -> str:
+    """Every published cell, its config, and our error on the published schedule if it was run.
+
+    Args:
+        configs: ``recipes/configs``.
+        groups: Results on the published schedules.
+    """
+    cells = [("cifar10", name, error, "-") for name, error in CIFAR10_ERROR.items()]
+    cells += [
+        ("imagenet", name, error, f"{gb:.2f}") for name, (error, gb) in IMAGENET_ERROR.items()
+    ]
+    body = []
+    for data, name, error, memory in cells:
+        path = next((configs / data).glob(f"**/{name}.yaml")).relative_to(configs)
+        ours = f"{100 - groups[name].top1:.2f}" if name in groups else NOT_RUN
+        body.append((f"`{path}`", f"{error:.2f}", memory, ours))
+    return markdown(("config", "published top-1 error %", "published memory, GB", "ours"), body)
