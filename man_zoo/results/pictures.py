@@ -38,7 +38,7 @@ def digest_of(path: Path) -> str | None:
 def arithmetic_numbers(
     groups: Groups, rows: Sequence[tuple[str, str, str]], baseline: str
 ) -> list[dict[str, Any]]:
-    """Curves of :func:`draw_arithmetic`: each point the arithmetic of a run (baseline = 1), top-1s."""
+    """Curves of :func:`draw_arithmetic`: arithmetic of a run (baseline = 1), top-1 of each seed."""
     unit = groups[baseline].arithmetic
     return [
         {
