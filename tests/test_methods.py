@@ -260,6 +260,17 @@ def test_predsim_weighs_similarity_and_prediction() -> None:
     torch.testing.assert_close(loss, 0.9 * sim + 0.2 * F.cross_entropy(logits, target))
 
 
+def test_predsim_compares_in_full_precision_under_autocast() -> None:
+    head = resnet("predsim", sim_weight=1.0, pred_weight=0.0).auxiliaries[0].head
+    head.decoder = nn.Identity()
+    features = torch.rand(8, 16, 32, 32).bfloat16()
+    target = torch.arange(8) // 2
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = head(features, target, None)
+    wanted = similarity(F.one_hot(target, head.num_classes).float())
+    torch.testing.assert_close(loss, F.mse_loss(similarity(features.float()), wanted))
+
+
 @pytest.mark.parametrize("img_size", [32, 40, 64, 96])
 def test_predsim_pools_by_the_published_rule(img_size: int) -> None:
     model = resnet("predsim", k=10, img_size=img_size).eval()

@@ -5,6 +5,7 @@ Local loss = 0.99 * similarity matching + 0.01 * cross-entropy.
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -44,8 +45,13 @@ class PredSimHead(Head):
         x = self.to_map(features)
         logits = self.classifier(x)
         wanted = target if target.is_floating_point() else F.one_hot(target, self.num_classes)
-        # In float32 whatever the features are, as published: half precision would blur the target.
-        sim = F.mse_loss(similarity(self.decoder(x)), similarity(wanted.float()).to(x.dtype))
+        decoded = self.decoder(x)
+        # Not in half precision: alike samples differ by less than it can tell from 1. The target
+        # in float32 whatever the features are, as published.
+        full = torch.promote_types(decoded.dtype, torch.float32)
+        with torch.autocast(x.device.type, enabled=False):
+            rows = similarity(decoded.to(full))
+            sim = F.mse_loss(rows, similarity(wanted.float()).to(full))
         return self.sim_weight * sim + self.pred_weight * self.criterion(logits, target), logits
 
 
