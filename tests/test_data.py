@@ -311,6 +311,25 @@ def test_small_folder_is_held_in_memory_at_its_own_size(folder):
         torch.testing.assert_close(held, read)
 
 
+@pytest.mark.parametrize("memory", ["on", "off"])
+def test_a_subset_is_the_same_whatever_the_seed(memory):
+    flags = ("--train-subset", 100, "-b", 100, "-j", 0, "--no-aug", "--in-memory", memory)
+    first, second, other = (
+        create_loaders(parse(*flags, *more, seed=seed), state())
+        for seed, more in ((0, ()), (1, ()), (0, ("--train-subset", 101)))
+    )
+    (images, _), (again, _) = next(iter(first[0])), next(iter(second[0]))
+    assert not torch.equal(images, again)  # the seed orders them
+    assert torch.equal(images.flatten(1).sum(1).sort()[0], again.flatten(1).sum(1).sort()[0])
+    assert (first[2].train_count, other[2].train_count) == (100, 101)
+    assert first[2].val_count == 360
+    assert first[2].num_classes == 10
+
+
+def test_a_label_names_the_data():
+    assert loaders("--data-label", "my scans")[2].name == "my scans at 16x16"
+
+
 def test_augmentation_flags_ask_for_streaming(folder):
     flags = ("--dataset", "folder", "--data-dir", folder, "-b", 4, "-j", 0)
     train, _, info = loaders(*flags, "--aa", "rand-m9-mstd0.5", "--reprob", 0.25)
@@ -411,6 +430,11 @@ MISTAKES = {
     "too few classes": (["--num-classes", 9], ValueError, "fewer than the 10 classes"),
     "interpolation": (["--interpolation", "bilinea"], ValueError, "nearest is 'bilinear'"),
     "channels": (["--input-size", 2, 8, 8], ValueError, "2 channels.*expected 1"),
+    "subset": (
+        ["--train-subset", 2000],
+        ValueError,
+        "--train-subset 2000 of 1437 training images; expected 1 to 1437",
+    ),
     "batch": (["--batch-size", 2000], ValueError, "1437 images.*--batch-size 1437 or less"),
 }
 

@@ -15,6 +15,7 @@ from timm.loss import SoftTargetCrossEntropy
 
 from man_zoo.training.config import build_parser, parse_args, save_args
 from man_zoo.training.errors import NonFiniteLoss, UserError
+from man_zoo.training.facts import load_log, load_record
 from man_zoo.training.learner import create_mixup
 from man_zoo.training.losses import check_weights
 
@@ -84,6 +85,21 @@ def test_yaml_values(text, key, value, tmp_path):
 def test_wrong_yaml_is_one_sentence(text, sentence, tmp_path):
     with pytest.raises(UserError, match=sentence):
         parse_args(["-c", write_yaml(tmp_path, text)])
+
+
+def test_a_config_wins_over_its_base_and_over_those_before_it(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "base.yaml").write_text("lr: 1\nepochs: 1\nseed: 1\nbatch-size: 1\n")
+    cell = write_yaml(tmp_path / "data", "base: ../base.yaml\nepochs: 2\nseed: 2\nbatch-size: 2\n")
+    over = tmp_path / "over.yaml"
+    over.write_text("seed: 3\nbatch-size: 3\n")
+    args = parse_args(["-c", cell, str(over), "--batch-size", "4"])
+    assert (args.lr, args.epochs, args.seed, args.batch_size) == (1, 2, 3, 4)
+
+
+def test_a_missing_base_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"none\.yaml: no such file"):
+        parse_args(["-c", write_yaml(tmp_path, "base: none.yaml")])
 
 
 def test_saved_flags_are_a_config(tmp_path):
@@ -185,6 +201,27 @@ def test_run_folder(data, tmp_path, capsys):
     assert printed.out.count("epoch   ") == 4
     assert "\r" not in printed.err  # no terminal here: lines
     assert "100%" in printed.err
+
+
+def test_epochs_between_validations_are_trained_and_saved_alone(data, tmp_path, capsys):
+    train_here(*flags(data, tmp_path, "--epochs", "3", "--val-interval", "2", "--lr", "0.01"))
+    run = tmp_path / "run"
+    records = load_log(run)
+    assert ["val_top1" in record for record in records] == [False, True, True]
+    assert capsys.readouterr().out.count("val top-1 ") == 2 + 1  # and the last table
+    assert {"epoch-0002", "epoch-0003", "best"} <= {p.name for p in (run / "checkpoints").iterdir()}
+    assert json.loads((run / "summary.json").read_text())["best_epoch"] in (2, 3)
+    with pytest.raises(UserError, match="was not validated after epoch 1; expected 'best'"):
+        load_record(run, 1)
+
+
+def test_a_run_that_goes_on_is_not_finished(data, tmp_path, monkeypatch):
+    train_here(*flags(data, tmp_path))
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == 1
+    monkeypatch.setattr("man_zoo.training.train.train_epoch", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train_here("--resume", str(tmp_path / "run"), "--epochs", "2")
+    assert not (tmp_path / "run" / "summary.json").exists()
 
 
 def test_bar_shows_losses_and_time_left(data, tmp_path, monkeypatch):

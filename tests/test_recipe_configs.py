@@ -1,0 +1,61 @@
+"""The configs of the published tables: each is understood, and says what was published."""
+
+from pathlib import Path
+
+import pytest
+import timm
+from recipe import ROOT
+
+from man_zoo.results.published import CIFAR10_ERROR, IMAGENET_ERROR
+from man_zoo.results.sweep import read_sweep
+from man_zoo.spec import parse_name
+from man_zoo.training.config import parse_args
+
+CONFIGS = ROOT / "recipes" / "configs"
+CELLS = sorted(CONFIGS.glob("*/**/*.yaml"))
+
+
+@pytest.mark.parametrize("path", CELLS, ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_a_cell_is_a_model_of_the_zoo_on_its_data_set(path: Path) -> None:
+    args = parse_args(["-c", str(path)])
+    backbone, _, _ = parse_name(args.model)
+    assert timm.is_model(backbone)
+    assert timm.is_model(args.model)
+    folder = path.relative_to(CONFIGS).parts[0]
+    base = parse_args(["-c", str(CONFIGS / f"{folder}.yaml")])
+    own = {"config", "model", "form", "man_momentum", "model_kwargs"}
+    assert {k: v for k, v in vars(args).items() if k not in own} == {
+        k: v for k, v in vars(base).items() if k not in own
+    }
+    if path.stem.startswith("resnet"):
+        assert args.model == path.stem
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_size", "lr", "epochs"),
+    [("cifar10", 1024, 0.8, 400), ("svhn", 1024, 0.8, 400), ("stl10", 128, 0.1, 400),
+     ("imagenet", 128, 0.4, 90)],
+)  # fmt: skip
+def test_bases_are_as_published(name, batch_size, lr, epochs) -> None:
+    args = parse_args(["-c", str(CONFIGS / f"{name}.yaml")])
+    assert (args.batch_size, args.lr, args.epochs) == (batch_size, lr, epochs)
+    assert (args.opt, args.momentum, args.weight_decay) == ("sgd", 0.9, 1e-4)
+    assert args.opt_kwargs == {"nesterov": True}
+    assert (args.sched, args.min_lr) == ("cosine", 0)
+
+
+def test_every_published_cell_has_a_config() -> None:
+    names = {path.stem for path in CELLS}
+    assert {*CIFAR10_ERROR, *IMAGENET_ERROR} <= names
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "sweeps").glob("*.yaml")), ids=str)
+def test_a_sweep_is_understood(path: Path, tmp_path) -> None:
+    results, runs = read_sweep(path, tmp_path, [])
+    assert results.parent == ROOT / "docs" / "results"
+    assert len({(run.name, run.seed) for run in runs}) == len(runs) > 10
+
+
+def test_the_sweep_of_the_published_table_has_every_cell_of_it(tmp_path) -> None:
+    _, runs = read_sweep(ROOT / "recipes" / "sweeps" / "cifar10_published.yaml", tmp_path, [])
+    assert {run.name for run in runs} == set(CIFAR10_ERROR)

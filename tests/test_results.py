@@ -1,0 +1,132 @@
+"""The results page: it is made of the lines beside it, and says so when it is not."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from recipe import ROOT
+
+from man_zoo.results import pictures, tables
+from man_zoo.results.groups import Groups
+from man_zoo.results.lines import add_result, read_results
+from man_zoo.results.page import PAGE, Page
+from man_zoo.results.published import CIFAR10_ERROR
+
+DOCS = ROOT / "docs"
+LINES = read_results(DOCS / "results" / "cifar10_short.jsonl")
+
+
+def test_the_page_in_the_repository_is_that_of_the_results() -> None:
+    assert Page(DOCS).stale() == [], "make results"
+
+
+@pytest.fixture
+def docs(tmp_path) -> Path:
+    """A copy of docs/ that may be changed."""
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    return Path(shutil.copytree(DOCS, tmp_path / "docs"))
+
+
+def change(docs: Path, name: str, **values: object) -> None:
+    path = docs / "results" / "cifar10_short.jsonl"
+    add_result(path, next(line for line in read_results(path) if line["name"] == name) | values)
+
+
+def test_another_result_makes_the_page_and_the_pictures_of_it_stale(docs) -> None:
+    change(docs, "dgl_wide", top1=12.34, exits=[12.34] * 16)
+    assert Page(docs).stale() == [PAGE.name, "results_arithmetic.png", "results_exits.png"]
+    assert Page(docs).write() == [PAGE.name, "results_arithmetic.png", "results_exits.png"]
+    assert Page(docs).stale() == []
+    assert Page(docs).text != Page(DOCS).text
+
+
+def test_a_result_that_no_picture_shows_makes_the_page_alone_stale(docs) -> None:
+    change(docs, "man_ema_only", top1=12.34)
+    assert Page(docs).stale() == [PAGE.name]
+    Page(docs).write()
+    assert "12.34" in (docs / PAGE).read_text()
+
+
+def test_a_picture_by_hand_is_stale(docs) -> None:
+    shutil.copyfile(
+        docs / "pictures" / "results_exits.png", docs / "pictures" / "results_arithmetic.png"
+    )
+    assert Page(docs).stale() == ["results_arithmetic.png"]
+
+
+def line(name: str, seed: int, top1: float, **values: object) -> dict:
+    return {
+        "name": name,
+        "model": name,
+        "seed": seed,
+        "top1": top1,
+        "exits": [10.0, top1],
+        "epochs": [{}, {}],
+        "data": {"train_count": 100},
+        "flops_per_image": 5.0,
+        "peak_gib": 0.5,
+        "seconds": 60.0,
+    } | values
+
+
+@pytest.fixture
+def groups() -> Groups:
+    e2e = line("resnet32_e2e_k1", 0, 80.0, flops_per_image=2.0, exits=[80.0])
+    return Groups([e2e, *(line("resnet32_dgl_k16", seed, 70.0 + seed) for seed in range(3))])
+
+
+def test_seeds_are_taken_together(groups) -> None:
+    group = groups["resnet32_dgl_k16"]
+    assert (group.top1, group.spread) == (71.0, 1.0)
+    assert group.exits == [10.0, 71.0]
+    assert group.arithmetic == 2 * 100 * 5.0
+    assert groups["resnet32_e2e_k1"].spread is None
+    with pytest.raises(ValueError, match="nearest is 'resnet32_dgl_k16'"):
+        groups["resnet32_dgl_k8"]
+
+
+def test_the_table_puts_ours_beside_the_published(groups) -> None:
+    table = tables.methods(groups, [("DGL", "resnet32_dgl_k16")], "resnet32_e2e_k1")
+    row = [cell.strip() for cell in table.splitlines()[-1].strip("|").split("|")]
+    published = CIFAR10_ERROR["resnet32_dgl_k16"]
+    assert row == [
+        "DGL", "`resnet32_dgl_k16`", "71.00 ± 1.00 (3)", "-9.00",
+        f"{100 - published:.2f}", f"{6.37 - published:+.2f}", "512", "2.50", "60",
+    ]  # fmt: skip
+
+
+def test_a_longer_run_stands_beside_the_short_one(groups) -> None:
+    rows = [("DGL", "resnet32_dgl_k16", "resnet32_e2e_k1"), ("e2e", "resnet32_e2e_k1", "")]
+    table = tables.ablation(groups, rows, "resnet32_e2e_k1").splitlines()
+    assert table[2].endswith("| 80.00 (2 epochs) |")
+    assert table[3].endswith("| - |")
+    numbers = pictures.arithmetic_numbers(groups, rows[:1], "resnet32_e2e_k1")
+    assert numbers[0]["points"] == [[2.5, [70.0, 71.0, 72.0]], [1.0, [80.0]]]
+
+
+def test_a_published_cell_shows_ours_where_it_was_run(groups) -> None:
+    table = tables.published(ROOT / "recipes" / "configs", groups)
+    assert "| `cifar10/resnet32_dgl_k16.yaml` | 14.08 | - | 29.00 |" in table
+    assert "| `cifar10/resnet110_dgl_k55.yaml` | 14.45 | - | not run |" in table
+    assert "| `imagenet/resnet101_man_infopro_k4.yaml` | 21.73 | 10.47 | not run |" in table
+
+
+def test_a_line_takes_the_place_of_its_own_name_and_seed(tmp_path) -> None:
+    path = tmp_path / "new" / "lines.jsonl"
+    for one in (line("a", 0, 1.0), line("a", 1, 2.0), line("a", 0, 3.0)):
+        add_result(path, one)
+    assert [(one["seed"], one["top1"]) for one in read_results(path)] == [(0, 3.0), (1, 2.0)]
+    assert [path.name for path in path.parent.iterdir()] == ["lines.jsonl"]
+
+
+def test_the_results_in_the_repository_are_whole() -> None:
+    assert {"resnet32_e2e_k1", "resnet32_dgl_k16", "resnet32_man_dgl_k16"} <= {
+        one["name"] for one in LINES
+    }
+    for one in LINES:
+        assert one["top1"] == one["epochs"][-1]["val_top1"] == one["exits"][-1]
+        assert one["data"] == LINES[0]["data"]
+        assert one["commit"]
+        assert not one["commit"].endswith("+")
+        json.dumps(one, allow_nan=False)
