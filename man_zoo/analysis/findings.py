@@ -107,7 +107,7 @@ def save_maps(
     }
     arrays["images"] = images.numpy()
     unfinished = path.with_name(f".{path.name}")
-    np.savez(unfinished, **arrays)
+    np.savez(unfinished, **arrays)  # type: ignore[arg-type]
     unfinished.replace(path)
 
 

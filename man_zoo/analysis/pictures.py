@@ -65,7 +65,9 @@ def _draw_exits(axes: Axes, findings: Findings, i: int) -> None:
     axes.plot(findings.depths, findings.probes[i], label="a linear probe", **dashed)
     if len(findings.reference.ends) == 1:
         whole = findings.top1(findings.reference)
-        axes.axhline(whole, label=f"{findings.reference.label}, whole", linestyle=":", color="0.3")
+        axes.axhline(
+            whole, label=f"{findings.reference.label}, the whole of it", linestyle=":", color="0.3"
+        )
     axes.set_title(findings.labels[i])
     _depth_axis(axes, findings)
 
