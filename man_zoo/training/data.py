@@ -255,6 +255,18 @@ def open_dataset(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[
     )  # fmt: skip
 
 
+def open_splits(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[str, ...]]:
+    """As `open_dataset`, with only the training images that `--train-subset` leaves.
+
+    Raises:
+        ValueError, FileNotFoundError: as `open_dataset`, or the subset cannot be drawn.
+    """
+    splits, spec, names = open_dataset(args, mode)
+    if args.train_subset:
+        splits = splits._replace(train=_subset(splits.train, args.train_subset))
+    return splits, spec, names
+
+
 def _digits() -> Split:
     """scikit-learn's 1,797 scanned digits, 80 % for training, in a split that never changes."""
     scans = load_digits()
@@ -546,10 +558,8 @@ def create_loaders(
     if channels not in PIL_MODES:
         raise ValueError(f"Images of {channels} channels were asked for; expected 1 (grey) or 3.")
     with _main_process_first(state):  # one process downloads, the others find the files
-        splits, spec, names = open_dataset(args, PIL_MODES[channels])
+        splits, spec, names = open_splits(args, PIL_MODES[channels])
 
-    if args.train_subset:
-        splits = splits._replace(train=_subset(splits.train, args.train_subset))
     size = (spec.size, spec.size) if spec.size else _first_size(splits.train)
     small = size is not None and max(size) <= SMALL_SIDE
     config = _resolve_config(args, spec, data_config, channels, size if small else None)
@@ -696,7 +706,7 @@ def _stream_loaders(
     val = StreamLoader(
         splits.val,
         args.validation_batch_size or args.batch_size,
-        _val_transform(config),
+        evaluation_transform(config),
         **common,
     )
     return train, val
@@ -785,7 +795,8 @@ def _train_transform(args: Namespace, config: dict[str, Any], recipe: Augmentati
     return transform
 
 
-def _val_transform(config: dict[str, Any]) -> Any:
+def evaluation_transform(config: dict[str, Any]) -> Any:
+    """PIL image to normalised tensor (C, H, W), by the preprocessing keys of `LoaderInfo`."""
     keys = ("interpolation", "mean", "std", "crop_pct", "crop_mode")
     return create_transform(config["input_size"], **{key: config[key] for key in keys})
 

@@ -9,20 +9,18 @@ from typing import Any
 import timm
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
 from sklearn.metrics import classification_report
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from ..local_model import LocalModel
-from .checkpoint import WEIGHTS, find_checkpoint, load_backbone
 from .config import Parser, read_args
 from .data import LoaderInfo, add_data_args, create_loaders
 from .errors import UserError, user_errors
 from .evaluate import evaluate
-from .facts import load_facts
 from .report import table
-from .setup import create_model, on_cpu, share_of_cores
+from .runs import load_run
+from .setup import on_cpu, share_of_cores
 
 _PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct")
 
@@ -122,13 +120,7 @@ def _load(args: Namespace) -> Any:
 
 
 def _load_run(run: Path, checkpoint: str, exits: bool) -> LocalModel:
-    data, _ = load_facts(run)
-    source = find_checkpoint(run / "checkpoints", checkpoint)
-    model = create_model(read_args(run), data, auxiliaries=exits, pretrained=False)
-    if not exits:
-        load_backbone(model, source)
-        return model
-    model.load_state_dict(load_file(source / WEIGHTS))
+    model = load_run(run, checkpoint, auxiliaries=exits)
     if not all(auxiliary.classifies for auxiliary in model.auxiliaries):
         raise UserError("--exits needs auxiliaries that classify; these learn by contrast.")
     return model

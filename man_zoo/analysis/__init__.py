@@ -1,0 +1,1 @@
+"""What trained networks have learnt, depth by depth: separability, similarity, exits, maps."""

@@ -1,0 +1,148 @@
+"""The analysis behind ``recipes/analyse.py``: runs in, pictures and numbers out."""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from ..messages import positive
+from ..training.config import Parser
+from ..training.data import Split
+from ..training.errors import UserError, user_errors
+from ..training.evaluate import Loader, evaluate_exits
+from ..training.facts import machine, save_json
+from ..training.setup import on_cpu
+from .cka import FEWEST, similarity
+from .findings import Findings, numbers, render, save_maps
+from .images import draw_images
+from .maps import feature_maps
+from .pictures import (
+    draw_auxiliaries,
+    draw_cka,
+    draw_cka_by_depth,
+    draw_feature_maps,
+    draw_separability,
+)
+from .runs import Run, common_depths, load_runs, reference_run
+from .separability import separability
+
+IMAGES_SHOWN = 3
+
+
+def build_parser() -> ArgumentParser:
+    """Every flag of ``recipes/analyse.py``."""
+    parser = Parser(description="Look into trained networks, block by block.", allow_abbrev=False)
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="run folders, all of one backbone")
+    add("--labels", nargs="+", metavar="TEXT", help="what to call the runs; model and seed if not")
+    add("--output", type=Path, default=Path("analysis"), metavar="DIR", help="default: analysis")
+    add("--checkpoint", default="last", help="of every run: last (default), best, or a name")
+    add("--train-images", type=positive, default=4000, metavar="N",
+        help="training images that probes are fitted on (default 4000)")  # fmt: skip
+    add("--val-images", type=positive, default=2000, metavar="N",
+        help="test images that everything is measured on (default 2000)")  # fmt: skip
+    add("-b", "--batch-size", type=positive, default=250, metavar="N", help="default: 250")
+    add("--seed", type=int, default=0, help="of the draw of images (default 0)")
+    add("--data-dir", metavar="DIR", help="where the data are now; default: as in the first run")
+    add("-j", "--workers", type=int, metavar="N", help="processes that read; default: the run's")
+    return parser
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+    """Flags of ``recipes/analyse.py``.
+
+    Raises:
+        UserError: For flags that are not understood.
+    """
+    return build_parser().parse_args(argv)
+
+
+def analyse(args: Namespace) -> dict[str, Any]:
+    """Analyse as the flags say; print tables, write pictures and their numbers.
+
+    Returns:
+        What ``analysis.json`` holds.
+
+    Raises:
+        UserError: For runs that are not there or do not belong together, for data that are not
+            there or too few.
+    """
+    with user_errors(ValueError, OSError, RuntimeError):
+        accelerator = Accelerator(cpu=on_cpu(), mixed_precision="no")
+        device = accelerator.device
+        runs = load_runs(args.runs, device, labels=args.labels, checkpoint=args.checkpoint)
+        images = _open_images(args, runs[0], device)
+        args.output.mkdir(parents=True, exist_ok=True)
+    findings = _find(accelerator, runs, images)
+    found = numbers(findings) | {
+        "data": runs[0].data.name,
+        "train_images": images.train.count,
+        "val_images": images.val.count,
+        "batch_size": args.batch_size,
+        "seed": args.seed,
+        "machine": machine(device),
+    }
+    save_json(args.output / "analysis.json", found)
+    _draw(findings, args.output)
+    _show_maps(findings, images, args.output)
+    print(f"{found['data']}, {found['val_images']} test images\n\n{render(findings)}")
+    print(f"\npictures and numbers: {args.output}")
+    return found
+
+
+def _open_images(args: Namespace, run: Run, device: torch.device) -> Split:
+    given = {key: getattr(args, key) for key in ("data_dir", "workers")}
+    flags = vars(run.args) | {key: value for key, value in given.items() if value is not None}
+    images = draw_images(
+        Namespace(**flags),
+        run.data,
+        args.train_images,
+        args.val_images,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        device=device,
+    )
+    if min(args.batch_size, images.val.count) < FEWEST:
+        raise UserError(
+            f"CKA needs batches of {FEWEST} images; expected a larger --batch-size or --val-images."
+        )
+    return images
+
+
+def _find(accelerator: Accelerator, runs: Sequence[Run], images: Split) -> Findings:
+    depths = common_depths(runs)
+    return Findings(
+        runs=runs,
+        reference=reference_run(runs),
+        depths=depths,
+        probes=[separability(run, depths, images) for run in runs],
+        exits=[_exits(accelerator, run, images.val) for run in runs],
+        cka=similarity(runs, depths, images.val),
+    )
+
+
+def _exits(accelerator: Accelerator, run: Run, loader: Loader) -> list[float | None]:
+    bar = tqdm(loader, f"exits, {run.label}", leave=False)
+    return evaluate_exits(accelerator, run.model, bar)["exits"]
+
+
+def _draw(findings: Findings, output: Path) -> None:
+    draw_separability(findings, output / "separability.png")
+    draw_auxiliaries(findings, output / "auxiliaries.png")
+    draw_cka(findings, output / "cka.png")
+    draw_cka_by_depth(findings, output / "cka_by_depth.png")
+
+
+def _show_maps(findings: Findings, images: Split, output: Path) -> None:
+    normalised, target = (part[:IMAGES_SHOWN] for part in next(iter(images.val)))
+    maps = [feature_maps(run, findings.depths, normalised) for run in findings.runs]
+    first = findings.runs[0]
+    shown = (normalised * first.model.std + first.model.mean).clamp(0, 1).cpu()
+    classes = first.data.class_names
+    names = [classes[i] if classes else str(i) for i in target.tolist()]
+    draw_feature_maps(findings, shown, names, maps, output / "feature_maps.png")
+    save_maps(findings, shown, maps, output / "feature_maps.npz")
