@@ -17,17 +17,11 @@ from ..training.evaluate import Loader, evaluate_exits
 from ..training.facts import machine, save_json
 from ..training.setup import on_cpu
 from .cka import FEWEST, similarity
-from .findings import Findings, numbers, render, save_maps
+from .findings import numbers, render, save_maps
 from .images import draw_images
 from .maps import feature_maps
-from .pictures import (
-    draw_auxiliaries,
-    draw_cka,
-    draw_cka_by_depth,
-    draw_feature_maps,
-    draw_separability,
-)
-from .runs import Run, common_depths, load_runs, reference_run
+from .pictures import PICTURES, draw_feature_maps
+from .runs import Run, common_depths, load_runs
 from .separability import separability
 
 IMAGES_SHOWN = 3
@@ -77,8 +71,14 @@ def analyse(args: Namespace) -> dict[str, Any]:
         runs = load_runs(args.runs, device, labels=args.labels, checkpoint=args.checkpoint)
         images = _open_images(args, runs[0], device)
         args.output.mkdir(parents=True, exist_ok=True)
-    findings = _find(accelerator, runs, images)
-    found = numbers(findings) | {
+    depths = common_depths(runs)
+    found = numbers(
+        runs,
+        depths,
+        probes=[separability(run, depths, images) for run in runs],
+        exits=[_exits(accelerator, run, images.val) for run in runs],
+        cka=similarity(runs, depths, images.val),
+    ) | {
         "data": runs[0].data.name,
         "train_images": images.train.count,
         "val_images": images.val.count,
@@ -87,9 +87,10 @@ def analyse(args: Namespace) -> dict[str, Any]:
         "machine": machine(device),
     }
     save_json(args.output / "analysis.json", found)
-    _draw(findings, args.output)
-    _show_maps(findings, images, args.output)
-    print(f"{found['data']}, {found['val_images']} test images\n\n{render(findings)}")
+    for name, draw in PICTURES.items():
+        draw(found, args.output / name)
+    _show_maps(runs, depths, found, images, args.output)
+    print(f"{found['data']}, {found['val_images']} test images\n\n{render(found)}")
     print(f"\npictures and numbers: {args.output}")
     return found
 
@@ -113,36 +114,23 @@ def _open_images(args: Namespace, run: Run, device: torch.device) -> Split:
     return images
 
 
-def _find(accelerator: Accelerator, runs: Sequence[Run], images: Split) -> Findings:
-    depths = common_depths(runs)
-    return Findings(
-        runs=runs,
-        reference=reference_run(runs),
-        depths=depths,
-        probes=[separability(run, depths, images) for run in runs],
-        exits=[_exits(accelerator, run, images.val) for run in runs],
-        cka=similarity(runs, depths, images.val),
-    )
-
-
 def _exits(accelerator: Accelerator, run: Run, loader: Loader) -> list[float | None]:
     bar = tqdm(loader, f"exits, {run.label}", leave=False)
     return evaluate_exits(accelerator, run.model, bar)["exits"]
 
 
-def _draw(findings: Findings, output: Path) -> None:
-    draw_separability(findings, output / "separability.png")
-    draw_auxiliaries(findings, output / "auxiliaries.png")
-    draw_cka(findings, output / "cka.png")
-    draw_cka_by_depth(findings, output / "cka_by_depth.png")
-
-
-def _show_maps(findings: Findings, images: Split, output: Path) -> None:
+def _show_maps(
+    runs: Sequence[Run],
+    depths: Sequence[int],
+    found: dict[str, Any],
+    images: Split,
+    output: Path,
+) -> None:
     normalised, target = (part[:IMAGES_SHOWN] for part in next(iter(images.val)))
-    maps = [feature_maps(run, findings.depths, normalised) for run in findings.runs]
-    first = findings.runs[0]
+    maps = [feature_maps(run, depths, normalised) for run in runs]
+    first = runs[0]
     shown = (normalised * first.model.std + first.model.mean).clamp(0, 1).cpu()
     classes = first.data.class_names
     names = [classes[i] if classes else str(i) for i in target.tolist()]
-    draw_feature_maps(findings, shown, names, maps, output / "feature_maps.png")
-    save_maps(findings, shown, maps, output / "feature_maps.npz")
+    draw_feature_maps(found, shown, names, maps, output / "feature_maps.png")
+    save_maps(runs, depths, shown, maps, output / "feature_maps.npz")

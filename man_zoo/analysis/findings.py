@@ -1,7 +1,6 @@
-"""What an analysis has found: the numbers behind the pictures, as tables and as JSON."""
+"""What an analysis has found: the numbers behind the pictures, for JSON and as tables."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,128 +8,114 @@ import numpy as np
 from torch import Tensor
 
 from ..training.report import table
-from .runs import Run
+from .runs import Run, reference_run
 
 
-@dataclass(frozen=True)
-class Findings:
-    """Accuracies are top-1 on the test images, in percent.
+def numbers(
+    runs: Sequence[Run],
+    depths: Sequence[int],
+    probes: Sequence[list[float]],
+    exits: Sequence[list[float | None]],
+    cka: Tensor,
+) -> dict[str, Any]:
+    """Everything found: ``units``, ``depths``, ``reference``, ``runs`` and ``cka``.
+
+    ``cka`` has an entry for every pair of runs, with a row for every depth of the first and a
+    column for every depth of the second. Accuracies are top-1 on the test images, in percent.
 
     Args:
         runs: What was looked at, ``R`` runs.
-        reference: The run that others are held against.
         depths: The ``D`` units whose output was looked at.
         probes: Of a linear probe, for every run at every depth.
         exits: Of every block's own exit, for every run; ``None`` where it cannot classify.
         cka: ``(R, D, R, D)``.
     """
-
-    runs: Sequence[Run]
-    reference: Run
-    depths: tuple[int, ...]
-    probes: list[list[float]]
-    exits: list[list[float | None]]
-    cka: Tensor
-
-    @property
-    def unit_names(self) -> tuple[str, ...]:
-        """Of all units, the stem first."""
-        return self.runs[0].units.names
-
-    @property
-    def labels(self) -> list[str]:
-        """What the runs are called."""
-        return [run.label for run in self.runs]
-
-    def top1(self, run: Run) -> float:
-        """Of a run's whole network, whose head always classifies."""
-        return self.exits[list(self.runs).index(run)][-1]  # type: ignore[return-value]
-
-    def cka_by_depth(self) -> list[list[float]]:
-        """CKA of every run with the reference at the same depth, ``R`` lists of ``D``."""
-        r = list(self.runs).index(self.reference)
-        return self.cka[:, :, r].diagonal(dim1=1, dim2=2).tolist()
-
-
-def numbers(findings: Findings) -> dict[str, Any]:
-    """Everything found, for JSON: ``depths``, ``reference``, ``runs`` and ``cka``.
-
-    ``cka`` has an entry for every pair of runs, with a row for every depth of the first and a
-    column for every depth of the second.
-    """
-    names, cka = findings.unit_names, findings.cka
-    runs = [
-        {
-            "label": run.label,
-            "model": run.model.spec.name,
-            "seed": run.args.seed,
-            "checkpoint": run.checkpoint,
-            "probes": probes,
-            "exits": [
-                {"unit": names[end], "top1": top1}
-                for end, top1 in zip(run.ends, exits, strict=True)
-            ],
-            "cka_with_reference": by_depth,
-        }
-        for run, probes, exits, by_depth in zip(
-            findings.runs, findings.probes, findings.exits, findings.cka_by_depth(), strict=True
-        )
-    ]
-    labels = list(enumerate(findings.labels))
+    names, reference = runs[0].units.names, reference_run(runs)
+    with_reference = cka[:, :, list(runs).index(reference)].diagonal(dim1=1, dim2=2)
     return {
-        "depths": [names[depth] for depth in findings.depths],
-        "reference": findings.reference.label,
-        "runs": runs,
+        "units": list(names),
+        "depths": [names[depth] for depth in depths],
+        "reference": reference.label,
+        "runs": [
+            {
+                "label": run.label,
+                "model": run.model.spec.name,
+                "seed": run.args.seed,
+                "checkpoint": run.checkpoint,
+                "probes": probes[i],
+                "exits": [
+                    {"unit": names[end], "top1": top1}
+                    for end, top1 in zip(run.ends, exits[i], strict=True)
+                ],
+                "cka_with_reference": with_reference[i].tolist(),
+            }
+            for i, run in enumerate(runs)
+        ],
         "cka": [
-            {"rows": row, "columns": column, "values": cka[i, :, j].tolist()}
-            for i, row in labels
-            for j, column in labels[: i + 1]
+            {"rows": row.label, "columns": column.label, "values": cka[i, :, j].tolist()}
+            for i, row in enumerate(runs)
+            for j, column in enumerate(runs[: i + 1])
         ],
     }
 
 
 def save_maps(
-    findings: Findings, images: Tensor, maps: Sequence[Sequence[Tensor]], path: Path
+    runs: Sequence[Run],
+    depths: Sequence[int],
+    images: Tensor,
+    maps: Sequence[Sequence[Tensor]],
+    path: Path,
 ) -> None:
     """Write feature maps as arrays: ``images``, and ``{label}/{unit}`` for each run and depth.
 
     Args:
-        findings: For runs and depths.
+        runs: Whose maps.
+        depths: At which units.
         images: ``(B, C, H, W)``, values 0 to 1.
         maps: For every run at every depth, ``(B, H, W)``.
         path: An ``.npz`` file.
     """
-    arrays = {
-        f"{run.label}/{findings.unit_names[depth]}": array.numpy()
-        for run, at_depths in zip(findings.runs, maps, strict=True)
-        for depth, array in zip(findings.depths, at_depths, strict=True)
+    arrays: dict[str, Any] = {
+        f"{run.label}/{run.units.names[depth]}": array.numpy()
+        for run, at_depths in zip(runs, maps, strict=True)
+        for depth, array in zip(depths, at_depths, strict=True)
     }
-    arrays["images"] = images.numpy()
     unfinished = path.with_name(f".{path.name}")
-    np.savez(unfinished, **arrays)  # type: ignore[arg-type]
+    np.savez(unfinished, allow_pickle=False, images=images.numpy(), **arrays)
     unfinished.replace(path)
 
 
-def render(findings: Findings) -> str:
-    """Three tables, a row for every depth and a column for every run."""
-    by_unit = [
-        dict(zip(run.ends, exits, strict=True))
-        for run, exits in zip(findings.runs, findings.exits, strict=True)
-    ]
-    own = [[exits.get(depth) for depth in findings.depths] for exits in by_unit]
+def render(found: dict[str, Any]) -> str:
+    """Three tables, a row for every depth and a column for every run.
+
+    Args:
+        found: As :func:`numbers` gives it.
+    """
+    runs = found["runs"]
+    exits = [{exit["unit"]: exit["top1"] for exit in run["exits"]} for run in runs]
     return "\n\n".join(
         [
-            _columns(findings, "linear probe, top-1 %", findings.probes, 2),
-            _columns(findings, "own exit, top-1 %", own, 2),
-            _columns(findings, f"CKA with {findings.reference.label}", findings.cka_by_depth(), 3),
+            _columns(found, "linear probe, top-1 %", [run["probes"] for run in runs], 2),
+            _columns(
+                found,
+                "own exit, top-1 %",
+                [[own.get(depth) for depth in found["depths"]] for own in exits],
+                2,
+            ),
+            _columns(
+                found,
+                f"CKA with {found['reference']}",
+                [run["cka_with_reference"] for run in runs],
+                3,
+            ),
         ]
     )
 
 
 def _columns(
-    findings: Findings, title: str, columns: Sequence[Sequence[float | None]], digits: int
+    found: dict[str, Any], title: str, columns: Sequence[Sequence[float | None]], digits: int
 ) -> str:
     cells = [["-" if v is None else f"{v:.{digits}f}" for v in column] for column in columns]
-    names = [findings.unit_names[depth] for depth in findings.depths]
-    rows = list(zip(names, *cells, strict=True))
-    return f"{title}\n\n{table(('after unit', *findings.labels), rows)}"
+    labels = [run["label"] for run in found["runs"]]
+    rows = list(zip(found["depths"], *cells, strict=True))
+    return f"{title}\n\n{table(('after unit', *labels), rows)}"

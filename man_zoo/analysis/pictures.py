@@ -1,20 +1,19 @@
-"""The pictures of an analysis. A run has one colour and one marker in all of them."""
+"""The pictures of an analysis, from its numbers. A run has one colour and marker in all of them."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from torch import Tensor
 
-from .findings import Findings
+from ..picture import COLOURS, save
 
-# Okabe and Ito's palette for every kind of colour vision, without its pale yellow.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+Numbers = dict[str, Any]  # as man_zoo.analysis.findings.numbers gives them
+
 _MARKERS = "osD^v"
 _CKA = "CKA (1: the same up to rotation and scale)"
 _MOST_TICKS = 20
@@ -22,25 +21,26 @@ _MOST_MATRIX_TICKS = 16
 _MOST_MAPS = 6
 
 
-def draw_separability(findings: Findings, path: Path) -> None:
+def draw_separability(found: Numbers, path: Path) -> None:
     """Accuracy of the linear probes over depth, one line a run."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    for i, (label, top1) in enumerate(zip(findings.labels, findings.probes, strict=True)):
-        axes.plot(findings.depths, top1, label=label, **_style(i))
-    _depth_axis(axes, findings)
+    for i, run in enumerate(found["runs"]):
+        axes.plot(_depths(found), run["probes"], label=run["label"], **_style(i))
+    _depth_axis(axes, found)
     axes.set(ylabel="test top-1 of a linear probe, %", title="Linear separability of the features")
     _legend_below(figure, axes)
-    _save(figure, path)
+    save(figure, path, found)
 
 
-def draw_auxiliaries(findings: Findings, path: Path) -> None:
+def draw_auxiliaries(found: Numbers, path: Path) -> None:
     """Accuracy of every block's own exit beside the linear probe, one panel a run.
 
     Runs whose auxiliaries do not classify, and end-to-end runs, have no panel. Nothing is drawn if
     none is left.
     """
-    local = [i for i, exits in enumerate(findings.exits) if exits[0] is not None and exits[1:]]
+    all_exits = [run["exits"] for run in found["runs"]]
+    local = [i for i, exits in enumerate(all_exits) if exits[1:] and exits[0]["top1"] is not None]
     if not local:
         return
     columns = min(2, len(local))
@@ -48,42 +48,45 @@ def draw_auxiliaries(findings: Findings, path: Path) -> None:
     figure = Figure(figsize=(6.5 * columns, 4.2 * rows + 0.5), layout="constrained")
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
     for panel, i in zip(panels, local, strict=False):
-        _draw_exits(panel, findings, i)
+        _draw_exits(panel, found, i)
     for panel in panels[len(local) :]:
         panel.remove()
     for panel in panels[::columns]:
         panel.set_ylabel("test top-1, %")
     for line in _legend_below(figure, panels[0]).get_lines():
         line.set(color="0.3", marker="")  # it speaks for panels of all colours
-    _save(figure, path)
+    save(figure, path, found)
 
 
-def _draw_exits(axes: Axes, findings: Findings, i: int) -> None:
-    ends, exits, style = findings.runs[i].ends, np.array(findings.exits[i], float), _style(i)
-    axes.plot(ends, exits, label="the block's own exit", **style)
+def _draw_exits(axes: Axes, found: Numbers, i: int) -> None:
+    run, style = found["runs"][i], _style(i)
+    ends = [found["units"].index(exit["unit"]) for exit in run["exits"]]
+    top1 = [exit["top1"] for exit in run["exits"]]
+    axes.plot(ends, top1, label="the block's own exit", **style)
     dashed = style | {"linestyle": "--", "marker": ""}
-    axes.plot(findings.depths, findings.probes[i], label="a linear probe", **dashed)
-    if len(findings.reference.ends) == 1:
-        whole = findings.top1(findings.reference)
-        axes.axhline(
-            whole, label=f"{findings.reference.label}, the whole of it", linestyle=":", color="0.3"
-        )
-    axes.set_title(findings.labels[i])
-    _depth_axis(axes, findings)
+    axes.plot(_depths(found), run["probes"], label="a linear probe", **dashed)
+    reference = next(run for run in found["runs"] if run["label"] == found["reference"])
+    if len(reference["exits"]) == 1:
+        label = f"{reference['label']}, the whole of it"
+        axes.axhline(reference["exits"][0]["top1"], label=label, linestyle=":", color="0.3")
+    axes.set_title(run["label"])
+    _depth_axis(axes, found)
 
 
-def draw_cka(findings: Findings, path: Path) -> None:
+def draw_cka(found: Numbers, path: Path) -> None:
     """CKA of every pair of runs, each run with itself too: a matrix of depths by depths."""
-    labels, count = findings.labels, len(findings.runs)
+    labels = [run["label"] for run in found["runs"]]
+    count, depths = len(labels), found["depths"]
+    values = {(pair["rows"], pair["columns"]): pair["values"] for pair in found["cka"]}
     figure = Figure(figsize=(2.9 * count + 2, 3.2 * count + 0.5), layout="constrained")
     grid = figure.subplots(count, count, squeeze=False, sharex=True, sharey=True)
-    ticks = _thin(range(len(findings.depths)), _MOST_MATRIX_TICKS)
-    names = [findings.unit_names[findings.depths[tick]] for tick in ticks]
+    ticks = _thin(range(len(depths)), _MOST_MATRIX_TICKS)
+    names = [depths[tick] for tick in ticks]
     for i in range(count):
         for j in range(i + 1):
             panel = grid[i, j]
             image = panel.imshow(
-                findings.cka[i, :, j].numpy(), origin="lower", vmin=0, vmax=1, cmap="viridis"
+                values[labels[i], labels[j]], origin="lower", vmin=0, vmax=1, cmap="viridis"
             )
             panel.set_xticks(ticks, names, rotation=60, ha="right", rotation_mode="anchor")
             panel.set_yticks(ticks, names)
@@ -95,31 +98,31 @@ def draw_cka(findings: Findings, path: Path) -> None:
         grid[-1, i].set_xlabel(f"after unit\n{labels[i]}")
     figure.suptitle("Similarity of features, block by block")
     figure.colorbar(image, ax=figure.axes, label=_CKA, shrink=0.7)
-    _save(figure, path)
+    save(figure, path, found)
 
 
-def draw_cka_by_depth(findings: Findings, path: Path) -> None:
+def draw_cka_by_depth(found: Numbers, path: Path) -> None:
     """CKA of every other run with the reference at the same depth; nothing for a single run."""
-    reference = findings.reference.label
-    if len(findings.runs) == 1:
+    reference = found["reference"]
+    if len(found["runs"]) == 1:
         return
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    for i, (label, cka) in enumerate(zip(findings.labels, findings.cka_by_depth(), strict=True)):
-        if label != reference:
-            axes.plot(findings.depths, cka, label=label, **_style(i))
-    _depth_axis(axes, findings)
+    for i, run in enumerate(found["runs"]):
+        if run["label"] != reference:
+            axes.plot(_depths(found), run["cka_with_reference"], label=run["label"], **_style(i))
+    _depth_axis(axes, found)
     axes.set(
         ylabel=_CKA,
         title=f"Similarity to {reference} at the same depth",
         ylim=(min(0, axes.get_ylim()[0]), 1),
     )
     _legend_below(figure, axes)
-    _save(figure, path)
+    save(figure, path, found)
 
 
 def draw_feature_maps(
-    findings: Findings,
+    found: Numbers,
     images: Tensor,
     names: Sequence[str],
     maps: Sequence[Sequence[Tensor]],
@@ -128,24 +131,25 @@ def draw_feature_maps(
     """Activation maps of a few images: a row for every image and run, a column a depth.
 
     Args:
-        findings: For runs and depths.
+        found: For runs and depths.
         images: ``(B, C, H, W)``, values 0 to 1.
         names: Their classes.
         maps: For every run at every depth, ``(B, H, W)``.
         path: Where to.
     """
-    shown = _thin(range(len(findings.depths)), _MOST_MAPS)
-    rows, columns = len(images) * len(findings.runs), 1 + len(shown)
+    labels = [run["label"] for run in found["runs"]]
+    shown = _thin(range(len(found["depths"])), _MOST_MAPS)
+    rows, columns = len(images) * len(labels), 1 + len(shown)
     figure = Figure(figsize=(1.3 * columns + 2.2, 1.3 * rows + 1), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for row, cells in enumerate(grid):
-        b, r = divmod(row, len(findings.runs))
+        b, r = divmod(row, len(labels))
         cells[0].imshow(images[b].permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
-        cells[0].set_ylabel(findings.labels[r], rotation=0, ha="right", va="center")
+        cells[0].set_ylabel(labels[r], rotation=0, ha="right", va="center")
         for cell, d in zip(cells[1:], shown, strict=True):
             cell.imshow(maps[r][d][b].numpy(), cmap="viridis")
             if row == 0:
-                cell.set_title(findings.unit_names[findings.depths[d]], fontsize="medium")
+                cell.set_title(found["depths"][d], fontsize="medium")
         if r == 0:
             cells[0].set_title(names[b], fontsize="medium")
         for cell in cells:
@@ -153,18 +157,32 @@ def draw_feature_maps(
     figure.suptitle(
         "Feature maps: mean magnitude over channels, each from dark to bright over its own range"
     )
-    _save(figure, path)
+    save(figure, path, found)
+
+
+# Those that need no more than the numbers, by the name of their file.
+PICTURES = {
+    "separability.png": draw_separability,
+    "auxiliaries.png": draw_auxiliaries,
+    "cka.png": draw_cka,
+    "cka_by_depth.png": draw_cka_by_depth,
+}
 
 
 def _style(i: int) -> dict[str, Any]:
     # Seven colours and five markers meet again only after 35 runs.
     marker = _MARKERS[i % len(_MARKERS)]
-    return {"color": _COLOURS[i % len(_COLOURS)], "marker": marker, "markersize": 5}
+    return {"color": COLOURS[i % len(COLOURS)], "marker": marker, "markersize": 5}
 
 
-def _depth_axis(axes: Axes, findings: Findings) -> None:
-    ticks = _thin(findings.depths, _MOST_TICKS)
-    names = [findings.unit_names[tick] for tick in ticks]
+def _depths(found: Numbers) -> list[int]:
+    """Where the depths are among all units."""
+    return [found["units"].index(depth) for depth in found["depths"]]
+
+
+def _depth_axis(axes: Axes, found: Numbers) -> None:
+    ticks = _thin(_depths(found), _MOST_TICKS)
+    names = [found["units"][tick] for tick in ticks]
     axes.set_xticks(ticks, names, rotation=60, ha="right", rotation_mode="anchor")
     axes.set_xlabel("after unit")
     axes.grid(alpha=0.3)
@@ -179,9 +197,3 @@ def _thin(values: Sequence[int], most: int) -> list[int]:
 
 def _legend_below(figure: Figure, axes: Axes) -> Legend:
     return figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    unfinished = path.with_name(f".{path.name}")
-    figure.savefig(unfinished, dpi=150, format=path.suffix.lstrip("."))
-    unfinished.replace(path)

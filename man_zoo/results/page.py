@@ -4,6 +4,7 @@ The words stand in ``docs/results/page.md.jinja``; every figure on the page is p
 function of this module, from the JSON lines.
 """
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from ..analysis.pictures import PICTURES
+from ..picture import digest, digest_of
 from . import pictures, tables
 from .groups import Groups
 from .lines import read_results
@@ -38,6 +41,9 @@ class Page:
             methods=tables.methods,
             ablation=tables.ablation,
             published=partial(tables.published, docs.parent / "recipes" / "configs"),
+            analysis=json.loads((docs / "results" / "analysis.json").read_text()),
+            depths=tables.depths,
+            draw_analysis=self._analysis,
             draw_arithmetic=self._drawn(pictures.arithmetic_numbers, pictures.draw_arithmetic),
             draw_exits=self._drawn(pictures.exits_numbers, pictures.draw_exits),
         )
@@ -56,6 +62,9 @@ class Page:
 
         return show
 
+    def _analysis(self, file: str, title: str, found: dict[str, Any]) -> str:
+        return self._drawn(lambda found: found, PICTURES[file])(file, title, found)
+
     def picture(self, file: str) -> Path:
         """Where a picture is."""
         return self.docs / "pictures" / file
@@ -66,7 +75,7 @@ class Page:
         old = [] if page.is_file() and page.read_text() == self.text else [PAGE.name]
         for file, (numbers, _) in self.pictures.items():
             path = self.picture(file)
-            if not path.is_file() or pictures.digest_of(path) != pictures.digest(numbers):
+            if not path.is_file() or digest_of(path) != digest(numbers):
                 old.append(file)
         return old
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from .groups import Group, Groups
 from .published import CIFAR10_ERROR, IMAGENET_ERROR
@@ -85,6 +86,24 @@ _COST = ("peak MiB", "arithmetic", "s")
 def _cost(group: Group, e2e: Group) -> tuple[str, str, str]:
     ratio = group.first["flops_per_image"] / e2e.first["flops_per_image"]
     return f"{1024 * group.first['peak_gib']:.0f}", f"{ratio:.2f}", f"{group.seconds:.0f}"
+
+
+def depths(found: dict[str, Any]) -> str:
+    """Probes and CKA of an analysis, a row for every depth.
+
+    Args:
+        found: As :mod:`man_zoo.analysis` writes it.
+    """
+    runs, reference = found["runs"], found["reference"]
+    others = [run for run in runs if run["label"] != reference]
+    columns = [[f"{top1:.2f}" for top1 in run["probes"]] for run in runs]
+    columns += [[f"{cka:.3f}" for cka in run["cka_with_reference"]] for run in others]
+    header = [
+        "after unit",
+        *(f"probe on {run['label']}, top-1 %" for run in runs),
+        *(f"CKA of {run['label']} with {reference}" for run in others),
+    ]
+    return markdown(header, zip(found["depths"], *columns, strict=True))
 
 
 def published(configs: Path, groups: Groups) -> str:
