@@ -71,8 +71,8 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add("sweep", type=Path, metavar="FILE", help="YAML: results, over, runs")
     add("--output", type=Path, default=Path("runs"), metavar="DIR", help="of the run folders")
     add("--jobs", type=positive, default=1, metavar="N", help="runs at a time, on shared cores")
-    add("--launch", default=shlex.quote(sys.executable), metavar="COMMAND", help="what starts a run: python by "
-        "default, or e.g. 'accelerate launch --num_processes 8'")  # fmt: skip
+    add("--launch", default=shlex.quote(sys.executable), metavar="COMMAND", help="what starts a "
+        "run: python, or e.g. 'accelerate launch --num_processes 8'")  # fmt: skip
     known, flags = parser.parse_known_args(argv)
     return Namespace(**vars(known), flags=flags)
 
