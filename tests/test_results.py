@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from recipe import ROOT
 
+from man_zoo.analysis.pictures import PICTURES
 from man_zoo.results import pictures, tables
 from man_zoo.results.groups import Groups
 from man_zoo.results.lines import add_result, read_results
@@ -46,6 +47,17 @@ def test_a_result_that_no_picture_shows_makes_the_page_alone_stale(docs) -> None
     assert Page(docs).stale() == [PAGE.name]
     Page(docs).write()
     assert "12.34" in (docs / PAGE).read_text()
+
+
+def test_another_analysis_makes_its_table_and_pictures_stale(docs) -> None:
+    path = docs / "results" / "analysis.json"
+    found = json.loads(path.read_text())
+    found["runs"][0]["probes"][0] = 12.34
+    path.write_text(json.dumps(found))
+    assert Page(docs).stale() == [PAGE.name, *(name for name in PICTURES)]
+    Page(docs).write()
+    assert Page(docs).stale() == []
+    assert "| stem | 12.34 |" in (docs / PAGE).read_text()
 
 
 def test_a_picture_by_hand_is_stale(docs) -> None:

@@ -17,7 +17,7 @@ Numbers = dict[str, Any]  # as man_zoo.analysis.findings.numbers gives them
 _MARKERS = "osD^v"
 _CKA = "CKA (1: the same up to rotation and scale)"
 _MOST_TICKS = 20
-_MOST_MATRIX_TICKS = 16
+_MOST_MATRIX_TICKS = 8
 _MOST_MAPS = 6
 
 

@@ -19,7 +19,7 @@ def arithmetic_numbers(
             "label": label,
             "points": [
                 [groups[one].arithmetic / unit, groups[one].tops]
-                for one in dict.fromkeys((name, longer))
+                for one in dict.fromkeys((name, longer or name))
             ],
         }
         for label, name, longer in rows
