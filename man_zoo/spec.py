@@ -170,8 +170,10 @@ def _default_settings(backbone: str, method: str, k: int, tokens: bool) -> dict[
     elif base == "dgl" and method != base:
         # The head of the release that gave MAN's published numbers.
         settings["head"] = "wide"
-    if tokens and method.startswith("manpp"):
-        settings["learnable_units"] = 1
+    if method.startswith("manpp"):
+        settings["form"] = "release"  # it has two branches to weigh
+        if tokens:
+            settings["learnable_units"] = 1
     for key in ((backbone, base, None), (backbone, base, k), (backbone, method, None)):
         settings |= _PUBLISHED_LAMBDAS.get(key, {})
     return settings

@@ -164,7 +164,7 @@ def end_to_end() -> StepCost:
 
 @pytest.fixture(scope="module")
 def release() -> StepCost:
-    return local_cost("resnet32_man_dgl_k16")
+    return local_cost("resnet32_man_dgl_k16", form="release")
 
 
 def test_resnet32_in_16_blocks_takes_half_the_memory(

@@ -43,7 +43,7 @@ def shake(module: nn.Module) -> None:
 
 
 def test_the_release_form_adds_a_learnable_copy_and_an_ema_copy() -> None:
-    unit = resnet().auxiliaries[0].momentum.eval()
+    unit = resnet(form="release").auxiliaries[0].momentum.eval()
     h = torch.randn(2, 16, 32, 32)
     torch.testing.assert_close(unit(h), unit.bias(h) + unit.ema(h))
     assert all(p.requires_grad for p in unit.bias.parameters())
@@ -51,10 +51,15 @@ def test_the_release_form_adds_a_learnable_copy_and_an_ema_copy() -> None:
 
 
 def test_the_release_form_learns_from_fresh_weights() -> None:
-    model = resnet()
+    model = resnet(form="release")
     momentum, source = model.auxiliaries[0].momentum, model.links[0].source
     assert_same(values(momentum.ema), values(source))
     assert not torch.equal(momentum.bias[0].conv1.weight, source[0].conv1.weight)
+
+
+def test_man_is_in_paper_form_and_manpp_in_release_form_unless_told_otherwise() -> None:
+    assert resnet().spec.momentum == resnet(form="paper").spec.momentum
+    assert resnet("manpp_dgl").spec.momentum == resnet("manpp_dgl", form="release").spec.momentum
 
 
 def test_the_paper_form_adds_one_bias_a_channel() -> None:
@@ -171,7 +176,7 @@ def test_the_copy_rests_while_gradients_accumulate() -> None:
 
 
 def test_gradient_flows_through_the_frozen_copy_and_not_into_it() -> None:
-    unit = resnet(bias=False).auxiliaries[0].momentum
+    unit = resnet(form="release", bias=False).auxiliaries[0].momentum
     h = torch.randn(2, 16, 32, 32, requires_grad=True)
     unit(h).square().sum().backward()
     assert h.grad.any()

@@ -27,8 +27,8 @@ class MomentumSettings:
     """What a momentum unit is made of.
 
     Args:
-        form: ``"release"``, what the authors' code runs: a learnable copy plus an EMA copy; or
-            ``"paper"``, the equations of MAN: one copy, moved by gradient and EMA, plus a bias.
+        form: ``"paper"``, the equations of MAN: one copy, moved by gradient and EMA, plus a bias;
+            or ``"release"``, what the authors' code runs: a learnable copy plus an EMA copy.
         momentum: m of ``copy <- m * copy + (1 - m) * source``; 0 copies directly.
         scale: MAN++'s learnable scale between the two branches (release form).
         bias: Whether the bias (paper) or the learnable copy (release) is there.
@@ -41,7 +41,7 @@ class MomentumSettings:
         ValueError: For an unknown form, a momentum outside [0, 1], or settings that contradict.
     """
 
-    form: str = "release"
+    form: str = "paper"
     momentum: float = 0.995
     scale: bool = False
     bias: bool = True
