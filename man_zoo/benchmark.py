@@ -50,7 +50,7 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(description="Compare training steps with end to end, in one run.")
     add = parser.add_argument
     add("models", nargs="+", metavar="MODEL", help="zoo name, and keywords of its own if you like, "
-        "e.g. resnet32_man_dgl_k16:form=paper:momentum=0.99")  # fmt: skip
+        "e.g. resnet32_man_dgl_k16:form=release:momentum=0.99")  # fmt: skip
     add("--model-kwargs", nargs="*", default=[], type=_keyword, metavar="KEY=VALUE",
         help="keywords of all models; those of local methods do not reach end to end")  # fmt: skip
     add("--img-size", type=positive, metavar="PIXELS", help="the model's own by default")

@@ -127,7 +127,7 @@ def method_keywords(method: str) -> list[str]:
 def make_spec(
     backbone: str, method: str, k: int, keywords: Mapping[str, Any], tokens: bool = False
 ) -> LocalSpec:
-    """The spec of a method, with the published defaults under the keywords given.
+    """The spec of a method, with the defaults under the keywords given.
 
     Args:
         backbone: timm name of the backbone, without a tag.
@@ -162,7 +162,7 @@ def make_spec(
 
 
 def _default_settings(backbone: str, method: str, k: int, tokens: bool) -> dict[str, Any]:
-    """Defaults that depend on the name: those of the published results."""
+    """Defaults that depend on the name: those of the published results, but for MAN's form."""
     base = base_method(method)
     settings: dict[str, Any] = {}
     if base == "dgl" and tokens:

@@ -1,9 +1,17 @@
 """Make ``docs/results.md`` and its pictures anew: ``python recipes/results.py``."""
 
+import sys
 from pathlib import Path
 
 from man_zoo.results.page import Page
+from man_zoo.training.errors import exit_status, user_errors
+
+
+def main() -> None:
+    with user_errors():
+        page = Page(Path(__file__).parents[1] / "docs")
+    print("\n".join(page.write()) or "docs/results.md is up to date")
+
 
 if __name__ == "__main__":
-    written = Page(Path(__file__).parents[1] / "docs").write()
-    print("\n".join(written) or "docs/results.md is up to date")
+    sys.exit(exit_status("results.py", main))

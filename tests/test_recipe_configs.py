@@ -27,8 +27,9 @@ def test_a_cell_is_a_model_of_the_zoo_on_its_data_set(path: Path) -> None:
     assert {k: v for k, v in vars(args).items() if k not in own} == {
         k: v for k, v in vars(base).items() if k not in own
     }
-    if path.stem.startswith("resnet"):
+    if path.parent.name != "ablation":
         assert args.model == path.stem
+        assert args.form == ("release" if "_man_" in path.stem else None)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from recipe import ROOT
 
 from man_zoo.analysis.pictures import PICTURES
+from man_zoo.picture import digest, digest_of
 from man_zoo.results import pictures, tables
 from man_zoo.results.groups import Groups
 from man_zoo.results.lines import add_result, read_results
@@ -20,6 +21,11 @@ LINES = read_results(DOCS / "results" / "cifar10_short.jsonl")
 
 def test_the_page_in_the_repository_is_that_of_the_results() -> None:
     assert Page(DOCS).stale() == [], "make results"
+
+
+def test_the_feature_maps_are_of_the_analysis_on_the_page() -> None:
+    found = json.loads((DOCS / "results" / "analysis.json").read_text())
+    assert digest_of(DOCS / "pictures" / "feature_maps.png") == digest(found)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from recipe import ROOT, environment, flags, python, train_here, write_images
 
 from man_zoo.results.lines import read_results, result_of
 from man_zoo.results.sweep import parse_args, read_sweep, sweep, train_run
+from man_zoo.training import config
 from man_zoo.training.errors import UserError
 
 RECIPE = ROOT / "recipes" / "train.py"
@@ -79,7 +80,7 @@ def test_a_stopped_run_goes_on_where_it_was(folder, monkeypatch):
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
     _, [run] = read(folder, {"config": "narrow.yaml", "flags": {"epochs": 2}})
-    assert train_run(run, [sys.executable, str(RECIPE)], threads=1)
+    assert train_run(run, [sys.executable, str(RECIPE)])
     assert (run.folder / "log.jsonl").read_text().startswith(before)
     line = result_of(run.folder, "longer")
     assert [record["epoch"] for record in line["epochs"]] == [1, 2]
@@ -101,6 +102,31 @@ def test_a_line_says_what_a_run_was_did_and_cost(folder):
     assert line["settings"]["batch_size"] == 4
 
 
+def test_flags_of_a_run_are_those_of_a_config(folder):
+    own = {"mixed-precision": "no", "compile": True, "model-kwargs": {"head": "wide"}, "lr": None}
+    _, [run] = read(folder, {"config": "narrow.yaml", "flags": own})
+    args = config.parse_args(run.words)
+    assert (args.mixed_precision, args.compile) == ("no", True)
+    assert args.model_kwargs == {"head": "wide"}
+
+
+def test_a_planned_run_is_known_again(folder):
+    planned = {"config": "narrow.yaml", "flags": {"cuts": "balanced"}}
+    _, [run] = read(folder, planned)
+    train_here(*run.words)
+    _, [again] = read(folder, planned)
+    assert again.is_finished
+
+
+def test_what_cannot_be_launched_is_a_sentence(folder):
+    path = write_sweep(folder, {"config": "narrow.yaml"})
+    words = [str(path), "--output", str(folder / "runs"), "--launch", "nowhere/python"]
+    with pytest.raises(UserError, match="1 of 1 runs failed"):
+        sweep(parse_args(words), RECIPE)
+    with pytest.raises(UserError, match="--launch: No closing quotation"):
+        sweep(parse_args([*words, "--launch", "'python"]), RECIPE)
+
+
 def test_cost_is_that_of_the_method(folder):
     for name, method in (("e2e", "e2e"), ("man", "man_dgl")):
         k = "1" if method == "e2e" else "4"
@@ -109,7 +135,7 @@ def test_cost_is_that_of_the_method(folder):
         train_here(*words, "--experiment", name)
     e2e, man = (result_of(folder / name, name) for name in ("e2e", "man"))
     assert man["flops_per_image"] > e2e["flops_per_image"]
-    assert man["peak_gib"] != e2e["peak_gib"]
+    assert man["peak_gib"] > e2e["peak_gib"]  # at 8 px weights are most of it
 
 
 def test_a_run_of_other_flags_is_not_taken_for_this_one(folder):
@@ -125,7 +151,12 @@ def test_a_run_of_other_flags_is_not_taken_for_this_one(folder):
     [
         ({"config": "narow.yaml"}, r"narow\.yaml: no such file"),
         ({"confg": "narrow.yaml"}, "Unknown key 'confg'.*'config'"),
-        ({"config": "narrow.yaml", "flags": {"learning": 1}}, "narrow: .*--learning"),
+        ({"config": "narrow.yaml", "flags": {"learning": 1}}, "narrow: Unknown key 'learning'"),
+        ({"config": "narrow.yaml", "flags": ["lr"]}, r"flags is a mapping, not \['lr'\]"),
+        ({"config": "narrow.yaml", "seeds": 3}, "seeds is a list, not 3"),
+        ({"name": "narrow"}, "the key config is missing"),
+        ("narrow.yaml", "expected the keys name, config, seeds, flags, got 'narrow.yaml'"),
+        ({"config": "narrow.yaml"}, "two runs would be .*narrow-seed0; expected a name"),
     ],
 )
 def test_mistakes_end_before_anything_is_trained(folder, run, message):
@@ -137,5 +168,5 @@ def test_mistakes_end_before_anything_is_trained(folder, run, message):
 def test_a_sweep_file_must_be_one(folder):
     with pytest.raises(UserError, match=r"none\.yaml: no such file"):
         read_sweep(folder / "none.yaml", folder, [])
-    with pytest.raises(UserError, match="is no sweep; expected the keys results, over, runs"):
+    with pytest.raises(UserError, match=r"base\.yaml: Unknown key 'batch-size'; expected results"):
         read_sweep(folder / "base.yaml", folder, [])

@@ -97,9 +97,25 @@ def test_a_config_wins_over_its_base_and_over_those_before_it(tmp_path):
     assert (args.lr, args.epochs, args.seed, args.batch_size) == (1, 2, 3, 4)
 
 
-def test_a_missing_base_is_one_sentence(tmp_path):
-    with pytest.raises(UserError, match=r"none\.yaml: no such file"):
-        parse_args(["-c", write_yaml(tmp_path, "base: none.yaml")])
+def test_files_of_several_flags_are_all_read(tmp_path):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("lr: 1\nepochs: 1\n")
+    second.write_text("epochs: 2\n")
+    args = parse_args(["-c", str(first), "--seed", "3", "-c", str(second)])
+    assert (args.lr, args.epochs, args.seed) == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("base", "sentence"),
+    [
+        ("none.yaml", r"none\.yaml: no such file"),
+        ("[a, b]", "no such file"),
+        ("config.yaml", r"config\.yaml is a base of itself"),
+    ],
+)
+def test_a_wrong_base_is_one_sentence(base, sentence, tmp_path):
+    with pytest.raises(UserError, match=sentence):
+        parse_args(["-c", write_yaml(tmp_path, f"base: {base}")])
 
 
 def test_saved_flags_are_a_config(tmp_path):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..training.errors import UserError
 from ..training.evaluate import Loader
 from .runs import Run, read
 
@@ -63,8 +64,18 @@ class MinibatchCKA:
             self.total = self.total + images * hsic(grams)
 
     def compute(self) -> Tensor:
-        """CKA ``(S, S)``: 1 for the same up to rotation and scale, about 0 for unrelated ones."""
-        scale = self.total.diagonal().sqrt()
+        """CKA ``(S, S)``: 1 for the same up to rotation and scale, about 0 for unrelated ones.
+
+        Raises:
+            UserError: If the estimate of a feature set's own HSIC is not positive.
+        """
+        own = self.total.diagonal()
+        if not (own > 0).all():
+            raise UserError(
+                "Features vary too little for CKA on so few images; expected a larger --batch-size "
+                "or more --val-images."
+            )
+        scale = own.sqrt()
         return self.total / torch.outer(scale, scale)
 
 

@@ -33,7 +33,7 @@ def add_plan(subparsers: Any) -> None:
     add("--cuts", default=BALANCED, help="'balanced' (least memory), 'published', 'even' or units")
     add("--recompute", help="'units', 'auxiliaries', 'all' or units; a budget's plan chooses")
     add("--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE",
-        help="further keywords of the method, e.g. form=paper head=narrow")  # fmt: skip
+        help="further keywords of the method, e.g. form=release head=narrow")  # fmt: skip
     add("--batch-size", type=positive, default=128, metavar="N")
     add("--img-size", type=positive, metavar="PIXELS", help="the model's own by default")
     add("--opt", default="sgd", help="timm's name of the optimizer")

@@ -78,9 +78,6 @@ class Groups:
     def __contains__(self, name: str) -> bool:
         return name in self._groups
 
-    def __iter__(self) -> Any:
-        return iter(self._groups.values())
-
     def __getitem__(self, name: str) -> Group:
         """The group of that name.
 

@@ -55,7 +55,10 @@ def _epoch(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def step_cost(args: Namespace, data: LoaderInfo) -> dict[str, float]:
-    """``peak_gib`` and ``flops_per_image`` of a run's training step, by :mod:`man_zoo.meter`."""
+    """``peak_gib`` and ``flops_per_image`` of a run's training step, by :mod:`man_zoo.meter`.
+
+    With SGD, whatever the run's optimizer, one update a batch and no weight EMA.
+    """
     model = create_model(args, data, pretrained=False)
     cost = live_cost(model.train(), args, args.batch_size)
     return {"peak_gib": cost.peak_gib, "flops_per_image": cost.flops / args.batch_size}

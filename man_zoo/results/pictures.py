@@ -5,6 +5,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from ..picture import COLOURS, save
 from .groups import Groups
 
@@ -67,8 +69,6 @@ def draw_exits(numbers: list[dict[str, Any]], path: Path) -> None:
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # slow to import, and only pictures need it
-
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     axes.grid(alpha=0.3)

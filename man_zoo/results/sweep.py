@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from tqdm import tqdm
 
 from ..messages import positive, unknown
@@ -30,8 +29,11 @@ from ..training.facts import SUMMARY
 from ..training.setup import share_of_cores
 from .lines import add_result, read_results, result_of
 
-_KEYS = ("results", "over", "runs")
-_RUN_KEYS = ("name", "config", "seeds", "flags")
+_SWEEP: dict[str, type] = {"results": str, "over": list, "runs": list}
+_RUN: dict[str, type] = {"name": str, "config": str, "seeds": list, "flags": dict}
+_KINDS: dict[type, str] = {str: "text", list: "list", dict: "mapping"}
+# What training writes into a run's flags where they left it open.
+_CHOSEN = ("memory_budget", "k", "cuts", "recompute", "form")
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,14 @@ class Run:
         name: What tables call it, whatever its seed.
         seed: Its seed.
         words: Flags of the training recipe.
+        flags: Those of them that the whole sweep has; a run that goes on takes them as well.
         folder: Its run folder.
     """
 
     name: str
     seed: int
     words: tuple[str, ...]
+    flags: tuple[str, ...]
     folder: Path
 
     @property
@@ -92,14 +96,16 @@ def sweep(args: Namespace, recipe: Path) -> list[dict[str, Any]]:
             at the end, if runs failed.
     """
     results, runs = read_sweep(args.sweep, args.output, args.flags)
-    command = [*shlex.split(args.launch), str(recipe)]
-    threads = max(1, share_of_cores() // args.jobs)
+    with user_errors(about="--launch"):
+        command = [*shlex.split(args.launch), str(recipe)]
+    if args.jobs > 1:
+        command += ["--cpu-threads", str(max(1, share_of_cores() // args.jobs))]
     failed: list[str] = []
     with (
         tqdm(total=len(runs), unit="run", desc=args.sweep.stem) as bar,
         ThreadPoolExecutor(args.jobs) as pool,
     ):
-        futures = {pool.submit(train_run, run, command, threads): run for run in runs}
+        futures = {pool.submit(train_run, run, command): run for run in runs}
         try:
             for future in as_completed(futures):
                 run = futures[future]
@@ -132,27 +138,35 @@ def read_sweep(path: Path, output: Path, flags: Sequence[str]) -> tuple[Path, li
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file.")
-    with user_errors(yaml.YAMLError, about=f"{path} is not YAML"):
-        values = yaml.safe_load(path.read_text())
-    if not isinstance(values, dict) or not values.keys() >= {"results", "runs"}:
-        raise UserError(f"{path} is no sweep; expected the keys {', '.join(_KEYS)}.")
-    over = [str(path.parent / file) for file in values.get("over", [])]
+    values = config.load_yaml(path)
     with user_errors(about=str(path)):
-        _check_keys(values, _KEYS)
+        _check(values, _SWEEP, needed=("results", "runs"))
         for entry in values["runs"]:
-            _check_keys(entry, _RUN_KEYS)
+            _check(entry, _RUN, needed=("config",))
+    over = [str(path.parent / str(file)) for file in values.get("over", [])]
     runs = [
         _read_run(path.parent, entry, seed, over, output, flags)
         for entry in values["runs"]
         for seed in entry.get("seeds", [0])
     ]
+    folders = [run.folder for run in runs]
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise UserError(f"{path}: two runs would be {folder}; expected a name: of their own.")
     return Path(os.path.normpath(path.parent / values["results"])), runs
 
 
-def _check_keys(values: dict[str, Any], known: Sequence[str]) -> None:
-    for key in values:
-        if key not in known:
-            raise unknown("key", key, known)
+def _check(values: Any, kinds: dict[str, type], needed: Sequence[str]) -> None:
+    if not isinstance(values, dict):
+        raise ValueError(f"expected the keys {', '.join(kinds)}, got {values!r}.")
+    for key, value in values.items():
+        if key not in kinds:
+            raise unknown("key", key, list(kinds))
+        if not isinstance(value, kinds[key]):
+            raise ValueError(f"{key} is a {_KINDS[kinds[key]]}, not {value!r}.")
+    for key in needed:
+        if key not in values:
+            raise ValueError(f"the key {key} is missing in {values!r}.")
 
 
 def _read_run(
@@ -164,48 +178,47 @@ def _read_run(
     flags: Sequence[str],
 ) -> Run:
     name = entry.get("name", Path(entry["config"]).stem)
-    own = (f"--{key}={value}" for key, value in entry.get("flags", {}).items())
     experiment = f"{name}-seed{seed}"
-    words = (
-        *("-c", str(base / entry["config"]), *over, *own, *flags),
-        *("--seed", str(seed), "--output", str(output), "--experiment", experiment),
-    )
-    run = Run(name, seed, words, output / experiment)
-    with user_errors(UserError, about=name):
-        wanted = config.settings(config.parse_args(words))
-        if _is_begun(run) and config.settings(config.read_args(run.folder)) != wanted:
+    with user_errors(UserError, ValueError, about=name):
+        words = (
+            *("-c", str(base / entry["config"]), *over, *config.words_of(entry.get("flags", {}))),
+            *(*flags, "--seed", str(seed), "--output", str(output), "--experiment", experiment),
+        )
+        run = Run(name, seed, words, tuple(flags), output / experiment)
+        wanted = _compared(config.parse_args(words))
+        if _is_begun(run) and _compared(config.read_args(run.folder)) != wanted:
             raise UserError(
                 f"{run.folder} is a run with other flags; remove it, or take another --output."
             )
     return run
 
 
+def _compared(args: Namespace) -> dict[str, Any]:
+    """The settings of a run but for those that it may have chosen by itself."""
+    return {key: value for key, value in config.settings(args).items() if key not in _CHOSEN}
+
+
 def _is_begun(run: Run) -> bool:
     return (run.folder / "args.yaml").is_file()
 
 
-def train_run(run: Run, command: Sequence[str], threads: int) -> bool:
+def train_run(run: Run, command: Sequence[str]) -> bool:
     """Train a run to its end; whether there was anything to train.
 
     Args:
         run: The run; its output goes to a log file beside its folder.
         command: What starts the training recipe.
-        threads: CPU threads for it.
 
     Raises:
-        UserError: If it fails, with the last line that it printed.
+        UserError: If it cannot be started, or fails: with the last line that it printed.
     """
     if run.is_finished:
         return False
-    words = ("--resume", str(run.folder)) if _is_begun(run) else run.words
+    words = ("--resume", str(run.folder), *run.flags) if _is_begun(run) else run.words
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     log = run.folder.with_name(f"{run.folder.name}.log")
-    with log.open("a") as output:
-        status = subprocess.call(
-            [*command, *words, "--cpu-threads", str(threads)],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+    with log.open("a") as output, user_errors(OSError):
+        status = subprocess.call([*command, *words], stdout=output, stderr=subprocess.STDOUT)
     if status:
         last = (log.read_text().strip().splitlines() or ["it printed nothing"])[-1]
         raise UserError(f"failed with status {status}: {last} ({log} has the rest)")

@@ -56,8 +56,9 @@ def build_parser() -> ArgumentParser:
         description="Train a network block by block, or end to end.", allow_abbrev=False
     )
     add = parser.add_argument
-    add("-c", "--config", nargs="+", default=[], metavar="FILE", help="YAML files with flags; a "
-        "file wins over those before it and over its own 'base: FILE', flags over all")  # fmt: skip
+    add("-c", "--config", nargs="+", action="extend", default=[], metavar="FILE",
+        help="YAML files with flags; a file wins over those before it and over its own "
+        "'base: FILE', flags over all")  # fmt: skip
     add_data_args(parser)
 
     add = parser.add_argument_group("model").add_argument
@@ -233,23 +234,47 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|false"), list("tf"))
 
 
-def _read_yaml(path: Path, parser: ArgumentParser) -> list[str]:
+def _read_yaml(path: Path, parser: ArgumentParser, above: tuple[Path, ...] = ()) -> list[str]:
+    if path.resolve() in above:
+        raise UserError(f"{path} is a base of itself.")
     if not path.is_file():
         raise UserError(f"--config {path}: no such file.")
-    with user_errors(yaml.YAMLError, about=f"{path} is not YAML"):
-        values = yaml.load(path.read_text(), _Loader) or {}
+    values = load_yaml(path) or {}
     if not isinstance(values, dict):
         raise UserError(f"{path} is no list of flags; expected lines such as 'lr: 0.1'.")
-    actions = {action.dest: action for action in parser._actions}
     base = values.pop("base", None)
-    words = _read_yaml(path.parent / base, parser) if base else []
+    below = []
+    if base is not None:
+        below = _read_yaml(path.parent / str(base), parser, (*above, path.resolve()))
     with user_errors(UserError, ValueError, about=str(path)):
-        for key, value in values.items():
-            name = str(key).replace("-", "_")
-            if name not in actions:
-                raise unknown("key", key, sorted(actions))
-            words += _words(actions[name], value)
+        words = [*below, *words_of(values)]
         parser.parse_args(words)
+    return words
+
+
+def load_yaml(path: Path) -> Any:
+    """What a YAML file holds; ``on``, ``off`` and ``no`` are words in it.
+
+    Raises:
+        UserError: If it is not YAML.
+    """
+    with user_errors(yaml.YAMLError, about=f"{path} is not YAML"):
+        return yaml.load(path.read_text(), _Loader)
+
+
+def words_of(values: dict[str, Any]) -> list[str]:
+    """Flags and their values, as YAML has them, as words of a command line.
+
+    Raises:
+        ValueError: For a flag that there is not, or a value that is none of it.
+    """
+    actions = {action.dest: action for action in build_parser()._actions}
+    words = []
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in actions:
+            raise unknown("key", key, sorted(actions))
+        words += _words(actions[name], value)
     return words
 
 

@@ -262,7 +262,7 @@ def open_splits(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[s
         ValueError, FileNotFoundError: as `open_dataset`, or the subset cannot be drawn.
     """
     splits, spec, names = open_dataset(args, mode)
-    if args.train_subset:
+    if args.train_subset is not None:
         splits = splits._replace(train=_subset(splits.train, args.train_subset))
     return splits, spec, names
 

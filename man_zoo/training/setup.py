@@ -171,10 +171,13 @@ def create_model(
 
 
 def keep_plan(args: Namespace, model: LocalModel) -> None:
-    """Write what the planner chose into the flags: a run that is resumed does not plan again."""
+    """Write what was chosen into the flags, MAN's form and what the planner found.
+
+    A run that is resumed does not plan again, and is what it was whatever the default is by then.
+    """
+    spec = model.spec
+    args.form = spec.momentum.form if spec.momentum else None
     if args.memory_budget or args.cuts == [BALANCED]:
-        spec = model.spec
         args.memory_budget = None
         args.k, args.cuts = spec.k, list(spec.cuts or ()) or None
         args.recompute = list(spec.recompute or ()) or None
-        args.form = spec.momentum.form if spec.momentum else None
