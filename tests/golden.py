@@ -52,6 +52,8 @@ def build(info: dict[str, Any], tensors: dict[str, Tensor]) -> man_zoo.LocalMode
 def _keywords(settings: dict[str, Any], method: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
     names = {"lambda1", "lambda2", "sim_weight", "pred_weight", "aux_depth", "pyramid_coeff"}
     keywords = {name: settings[name] for name in names & settings.keys()}
+    if method.startswith("man"):
+        keywords["form"] = "release"  # the pairs are of what the releases run
     if method.endswith("infopro"):
         keywords["classifier"] = settings.get("classifier", "1c2f")
         if settings.get("loss") == "contrast":

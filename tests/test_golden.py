@@ -60,10 +60,10 @@ def test_the_exit_status_tells_whether_losses_agree(
     ("backbone", "method", "k", "settings"),
     [
         ("resnet110", "dgl", 16, {}),
-        ("resnet110", "man_dgl", 55, {"head": "wide", "width": 8}),
+        ("resnet110", "man_dgl", 55, {"form": "release", "head": "wide", "width": 8}),
         pytest.param("resnet110", "manpp_predsim", 32, {}, marks=pytest.mark.slow),
         ("resnet20", "manpp_infopro", 4, {"lambda1": (5, 0), "classifier": "2c2f"}),
-        ("resnet20", "man_dgl", 10, {"head": "narrow", "momentum": 0.9}),
+        ("resnet20", "man_dgl", 10, {"form": "release", "head": "narrow", "momentum": 0.9}),
         ("resnet32", "manpp_predsim", 8, {"sim_weight": 0.9}),
     ],
 )

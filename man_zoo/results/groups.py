@@ -75,6 +75,10 @@ class Groups:
             name: Group(name, [line for line in lines if line["name"] == name]) for name in names
         }
 
+    def widest(self) -> float:
+        """Points between the best and the worst seed, of the group where they are most."""
+        return max(max(group.tops) - min(group.tops) for group in self._groups.values())
+
     def __contains__(self, name: str) -> bool:
         return name in self._groups
 

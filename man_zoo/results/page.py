@@ -36,7 +36,7 @@ class Page:
             results=self._results,
             top1=lambda group: f"{group.top1:.2f}",
             points=lambda one, other: f"{one.top1 - other.top1:+.2f}",
-            accuracy=tables.accuracy,
+            widest=Groups.widest,
             setting=tables.setting,
             methods=tables.methods,
             ablation=tables.ablation,
