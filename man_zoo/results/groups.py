@@ -79,6 +79,10 @@ class Groups:
         """Points between the best and the worst seed, of the group where they are most."""
         return max(max(group.tops) - min(group.tops) for group in self._groups.values())
 
+    def has(self, name: str, seed: int) -> bool:
+        """Whether there is a result of that name and seed."""
+        return name in self and any(line["seed"] == seed for line in self[name].lines)
+
     def __contains__(self, name: str) -> bool:
         return name in self._groups
 

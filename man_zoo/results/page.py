@@ -17,6 +17,7 @@ from ..picture import digest, digest_of
 from . import pictures, tables
 from .groups import Groups
 from .lines import read_results
+from .sweep import read_sweep
 
 TEMPLATE, PAGE = Path("results/page.md.jinja"), Path("results.md")
 
@@ -34,6 +35,7 @@ class Page:
         environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
         self.text = environment.from_string((docs / TEMPLATE).read_text()).render(
             results=self._results,
+            not_run=self._not_run,
             top1=lambda group: f"{group.top1:.2f}",
             points=lambda one, other: f"{one.top1 - other.top1:+.2f}",
             widest=Groups.widest,
@@ -50,6 +52,13 @@ class Page:
 
     def _results(self, name: str) -> Groups:
         return Groups(read_results(self.docs / "results" / name))
+
+    def _not_run(self, sweep: str, groups: Groups) -> str:
+        """Runs of a sweep file that are not among its results, by name and seed."""
+        file = self.docs.parent / "recipes" / "sweeps" / sweep
+        _, runs = read_sweep(file, self.docs / "runs", [])
+        missing = [run for run in runs if not groups.has(run.name, run.seed)]
+        return ", ".join(f"`{run.name}` (seed {run.seed})" for run in missing) or "none"
 
     def _drawn(
         self, numbers: Callable[..., Any], draw: Callable[[Any, Path], None]
