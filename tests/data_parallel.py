@@ -12,11 +12,11 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 import man_zoo
+from man_zoo.data import MemoryLoader
 from man_zoo.training.checkpoint import Progress
 from man_zoo.training.config import parse_args
 from man_zoo.training.evaluate import evaluate_exits
 from man_zoo.training.learner import create_learner
-from man_zoo.training.memory_loader import MemoryLoader
 from man_zoo.training.setup import create_accelerator
 
 STEPS, GLOBAL_BATCH, SIZE, CLASSES = 20, 4, 8, 3

@@ -21,8 +21,8 @@ from man_zoo.analysis.maps import activation_map
 from man_zoo.analysis.pictures import _thin
 from man_zoo.analysis.runs import common_depths, load_runs, read
 from man_zoo.analysis.separability import pool, probe_top1
+from man_zoo.data import create_loaders
 from man_zoo.layout import Layout
-from man_zoo.training.data import create_loaders
 from man_zoo.training.errors import UserError
 from man_zoo.training.scores import parse_args as parse_score
 from man_zoo.training.scores import score

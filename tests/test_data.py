@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 from timm.data import IterableImageDataset
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision import transforms as tv
 
-from man_zoo.training.data import StreamLoader, add_data_args, create_loaders
-from man_zoo.training.memory_loader import MemoryLoader, epoch_generator, throughput
+from man_zoo.data import MemoryLoader, StreamLoader, add_data_args, create_loaders
+from man_zoo.data.sampling import epoch_generator
 
 
 def parse(*flags, seed=0):
@@ -183,16 +184,29 @@ def test_memory_set_smaller_than_a_global_batch():
         memory_loader(32, world_size=2)
 
 
-def test_memory_is_fast():
-    images = torch.zeros(2_000, 3, 32, 32, dtype=torch.uint8)
-    settings = {"mean": [0.5] * 3, "std": [0.5] * 3, "padding": 4, "hflip": 0.5}
-    loader = MemoryLoader(images, torch.arange(2_000), 256, train=True, **settings)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # threads that wait for a busy core would measure the machine
-    try:
-        assert throughput(loader, seconds=0.5) > 10_000
-    finally:
-        torch.set_num_threads(threads)
+class Operations(TorchDispatchMode):
+    """The operations that ran, by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
+        self.names.append(str(operation))
+        return operation(*arguments, **(keywords or {}))
+
+
+def operations_of_a_batch(batch_size):
+    batches = iter(memory_loader(batch_size))
+    next(batches)  # begins the epoch
+    with Operations() as operations:
+        next(batches)
+    return operations.names
+
+
+def test_memory_a_batch_is_one_selection_whatever_its_size():
+    assert operations_of_a_batch(4).count("aten.index_select.default") == 1
+    assert operations_of_a_batch(4) == operations_of_a_batch(20)
 
 
 def test_generator_depends_on_seed_and_epoch_separately():

@@ -17,11 +17,11 @@ from timm.data import create_transform, resolve_model_data_config
 
 import man_zoo
 from man_zoo import cli, registry
+from man_zoo.data import open_dataset
 from man_zoo.hub import index
 from man_zoo.hub.export import default_tag, export_run
 from man_zoo.hub.index import add_to_index, read_index
 from man_zoo.training.config import config_hash, parse_args, read_args
-from man_zoo.training.data import open_dataset
 from man_zoo.training.errors import UserError
 
 DIGITS = "resnet20_man_dgl_k4.digits"

@@ -24,10 +24,10 @@ from recipe import ROOT, flags, train_here, write_images
 from safetensors.torch import load_file, save_file
 
 from man_zoo import cli
+from man_zoo.data import LoaderInfo
 from man_zoo.hub import index
 from man_zoo.hub.export import export_run
 from man_zoo.training.config import parse_args, save_args
-from man_zoo.training.data import LoaderInfo
 from man_zoo.training.facts import save_facts
 from man_zoo.training.setup import create_model
 

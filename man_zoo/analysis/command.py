@@ -9,9 +9,9 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from ..data import Split
 from ..messages import positive
 from ..training.config import Parser
-from ..training.data import Split
 from ..training.errors import UserError, user_errors
 from ..training.evaluate import Loader, evaluate_exits
 from ..training.facts import machine, save_json

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, Subset
 
-from ..training.data import (
+from ..data import (
     PIL_MODES,
     LoaderInfo,
     Split,

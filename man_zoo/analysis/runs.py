@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..data import LoaderInfo
 from ..families import Units, list_units
 from ..local_model import LocalModel
 from ..training.checkpoint import find_checkpoint
 from ..training.config import read_args
-from ..training.data import LoaderInfo
 from ..training.errors import UserError
 from ..training.facts import load_facts
 from ..training.runs import load_run

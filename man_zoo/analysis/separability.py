@@ -11,8 +11,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from tqdm import tqdm
 
+from ..data import Split
 from ..layout import Layout
-from ..training.data import Split
 from ..training.errors import UserError
 from ..training.evaluate import Loader
 from .runs import Run, read

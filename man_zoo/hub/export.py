@@ -14,7 +14,7 @@ import man_zoo
 
 from ..training.checkpoint import find_checkpoint, load_average, load_backbone
 from ..training.config import command_line, config_hash, read_args
-from ..training.data import LoaderInfo
+from ..data import LoaderInfo
 from ..training.errors import UserError, user_errors
 from ..training.facts import load_facts, load_record
 from ..training.setup import create_model

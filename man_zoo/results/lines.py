@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmark import live_cost
+from ..data import LoaderInfo
 from ..training.config import read_args, settings
-from ..training.data import LoaderInfo
 from ..training.facts import SUMMARY, load_facts, load_log
 from ..training.setup import create_model
 

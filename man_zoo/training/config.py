@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 import yaml
 from timm.utils import ParseKwargs
 
+from ..data import add_data_args
 from ..messages import unknown
-from .data import add_data_args
 from .errors import UserError, user_errors
 
 DEFAULT_MODEL = "resnet20_man_dgl_k4"

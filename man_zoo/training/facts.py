@@ -11,7 +11,7 @@ from typing import Any
 import timm
 import torch
 
-from .data import LoaderInfo
+from ..data import LoaderInfo
 from .errors import UserError
 
 SUMMARY = "summary.json"  # how a finished run ended

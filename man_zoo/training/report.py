@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data import LoaderInfo
 from ..local_model import LocalModel
-from .data import LoaderInfo
 
 
 def describe(model: LocalModel, data: LoaderInfo, run: Path) -> str:

@@ -13,9 +13,9 @@ from sklearn.metrics import classification_report
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
+from ..data import LoaderInfo, add_data_args, create_loaders
 from ..local_model import LocalModel
 from .config import Parser, read_args
-from .data import LoaderInfo, add_data_args, create_loaders
 from .errors import UserError, user_errors
 from .evaluate import evaluate
 from .report import table

@@ -17,6 +17,7 @@ from accelerate.utils import (
 from timm.models import split_model_name_tag
 from torch import nn
 
+from ..data import LoaderInfo
 from ..local_model import LocalModel
 from ..localize import localize
 from ..planner import BALANCED
@@ -24,7 +25,6 @@ from ..registry import with_weights
 from ..spec import END_TO_END, is_zoo_name, parse_name
 from .checkpoint import Checkpoints, Progress
 from .config import save_args
-from .data import LoaderInfo
 from .errors import UserError, user_errors
 from .facts import SUMMARY, save_facts
 from .logging import JSONLTracker

@@ -8,9 +8,9 @@ from typing import Any
 
 from accelerate.utils import set_seed
 
+from ..data import create_loaders
 from ..hub.export import export_run, usage
 from .checkpoint import Checkpoints, Progress
-from .data import create_loaders
 from .errors import user_errors
 from .evaluate import evaluate_exits, validate
 from .facts import SUMMARY, save_json

@@ -1,88 +1,45 @@
 """A whole data set as one uint8 tensor on the device, cropped, flipped and normalised there."""
 
-from __future__ import annotations
-
-import time
 from collections.abc import Iterator, Sequence
-from itertools import count, islice
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-
-def epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    """A CPU generator whose stream depends on `seed` and `epoch` alone, the same on every rank."""
-    state = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> 1))
-
-
-def training_batches(
-    count: int, batch_size: int, generator: torch.Generator, rank: int = 0, world_size: int = 1
-) -> tuple[Tensor, ...]:
-    """This rank's batches of one shuffled epoch: int64 index tensors of shape (batch_size,).
-
-    The order is drawn for the global batch (batch_size * world_size images) and each rank takes
-    its own contiguous slice, so the images of a step do not depend on how many processes share it.
-    The last partial global batch is dropped.
-
-    Raises:
-        ValueError: the set holds fewer images than one global batch.
-    """
-    check_enough(count, batch_size, world_size)
-    steps = count // (batch_size * world_size)
-    order = torch.randperm(count, generator=generator)[: steps * batch_size * world_size]
-    return order.view(steps, world_size, batch_size)[:, rank].unbind()
-
-
-def evaluation_batches(
-    count: int, batch_size: int, rank: int = 0, world_size: int = 1
-) -> tuple[Tensor, ...]:
-    """This rank's batches of one pass in order: int64 index tensors of at most `batch_size`.
-
-    Each image belongs to exactly one rank: shares differ by at most one image, so a rank may have
-    a smaller last batch, or one batch fewer, than its neighbour. Sum the counts and the metrics
-    over ranks after the pass; do not call a collective for each batch.
-    """
-    share = torch.arange(count * rank // world_size, count * (rank + 1) // world_size)
-    return share.split(batch_size) if len(share) else ()
-
-
-def check_enough(count: int, batch_size: int, world_size: int) -> None:
-    """Raise ValueError if `count` images do not fill one global batch."""
-    if count < batch_size * world_size:
-        raise ValueError(
-            f"The training set holds {count} images, fewer than one global batch of "
-            f"{batch_size * world_size} (batch size {batch_size} x {world_size} processes); "
-            f"expected --batch-size {count // world_size} or less."
-        )
+from .sampling import check_enough, epoch_generator, evaluation_batches, training_batches
 
 
 class MemoryLoader:
     """Batches of a decoded data set, augmented in bulk on the device that holds it.
 
-    Yields (images, targets): images (B, C, H, W) of `dtype`, normalised; targets (B,) int64.
+    Yields (images, targets): images (B, C, H, W) of ``dtype``, normalised; targets (B,) int64.
     Training shuffles, crops at random from the padded image, flips, and drops the last partial
-    global batch. What a pass yields depends only on the arguments and on the last `set_epoch`:
-    iterating twice gives the same batches, and world_size processes of batch size B see together
-    the images of one process of batch size world_size * B. Do not pass it to `accelerator.prepare`.
+    global batch. What a pass yields depends only on the arguments and on the last ``set_epoch``:
+    iterating twice gives the same batches, and ``world_size`` processes of batch size B see
+    together the images of one process of batch size ``world_size * B``. Do not pass it to
+    ``accelerator.prepare``.
 
     Args:
-        images: (N, C, H, W) uint8.
-        targets: (N,) int64.
-        batch_size: images a step on this process.
-        mean, std: one value a channel, for pixels scaled to [0, 1].
-        train: shuffle, augment and drop the last partial batch.
-        padding: pixels padded on each side before the crop (training only).
-        padding_mode: "reflect" or "constant" (black).
-        hflip: probability of a horizontal flip (training only).
+        images: Shape (N, C, H, W), uint8.
+        targets: Shape (N,), int64.
+        batch_size: Images a step on this process.
+        mean: One value a channel, for pixels scaled to [0, 1].
+        std: The same.
+        train: Shuffle, augment and drop the last partial batch.
+        padding: Pixels padded on each side before the crop (training only).
+        padding_mode: ``"reflect"`` or ``"constant"`` (black).
+        hflip: Probability of a horizontal flip (training only).
+        seed: Of order and augmentation, together with the epoch.
+        rank: This process's place among the others.
+        world_size: Number of processes.
+        device: Where the decoded set is held.
+        dtype: Of the images.
+        channels_last: Memory format of the images.
 
     Raises:
-        ValueError: the training set is smaller than one global batch.
+        ValueError: If the training set is smaller than one global batch.
     """
 
     def __init__(
@@ -171,10 +128,18 @@ class MemoryLoader:
 def decode(
     dataset: Dataset, workers: int = 0, progress: bool = True, label: str = "data"
 ) -> tuple[Tensor, Tensor]:
-    """Read a data set once: images (N, C, H, W) uint8 and targets (N,) int64.
+    """Read a data set once.
 
-    `dataset[i]` must give an uint8 tensor (C, H, W), of one shape for all, and an int. A progress
-    bar appears on standard error if it takes more than two seconds.
+    A progress bar appears on standard error if it takes more than two seconds.
+
+    Args:
+        dataset: ``dataset[i]`` gives an uint8 tensor (C, H, W), of one shape for all, and an int.
+        workers: Processes that read.
+        progress: Show the bar.
+        label: What the bar calls the data.
+
+    Returns:
+        Images (N, C, H, W), uint8, and targets (N,), int64.
     """
     count = len(dataset)  # type: ignore[arg-type]
     first, _ = dataset[0]
@@ -192,25 +157,3 @@ def decode(
             done += len(batch)
             bar.update(len(batch))
     return images, targets
-
-
-def throughput(loader: Any, seconds: float = 2.0) -> float:
-    """Images per second that `loader` yields, measured over about `seconds` after three batches."""
-    batches = cycle_epochs(loader)
-    for _ in islice(batches, 3):
-        pass
-    seen, start = 0, time.perf_counter()
-    for images, _ in batches:
-        seen += len(images)
-        if time.perf_counter() - start > seconds:
-            break
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
-    return seen / (time.perf_counter() - start)
-
-
-def cycle_epochs(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of epoch after epoch, without end."""
-    for epoch in count():
-        loader.set_epoch(epoch)
-        yield from loader

@@ -1,0 +1,101 @@
+"""Every flag about data and augmentation, under the names of timm's train.py."""
+
+from argparse import ArgumentParser
+
+from .info import DATASETS
+from .loaders import SMALL_SIDE
+from .sources import TIMM_PREFIXES
+from .transforms import PIL_MODES
+
+
+def add_data_args(parser: ArgumentParser) -> None:
+    """Add every data flag, in one titled group, under the names of timm's train.py."""
+    group = parser.add_argument_group("data")
+    add = group.add_argument
+    names = ", ".join([*DATASETS, "folder", *(p + "NAME" for p in TIMM_PREFIXES)])
+    add("--dataset", default="digits", metavar="NAME", help=f"one of {names} (default: digits)")
+    add(
+        "--data-dir",
+        default="data",
+        metavar="DIR",
+        help="where the data set is, or is downloaded to; for a folder, the parent of train/ and "
+        "test/ or of train.tar and test.tar (default: data)",
+    )
+    add("--download", action="store_true", help="download the data set if it is not in DIR")
+    add("--data-label", metavar="TEXT", help="what tables and cards call the data set")
+    add("--train-split", metavar="NAME", help="default: train")
+    add("--val-split", metavar="NAME", help="default: validation, or a folder's val or test")
+    add("--train-subset", type=int, metavar="N", help="train on N images, always the same ones")
+    add("--train-num-samples", type=int, metavar="N", help="images, where a stream cannot tell")
+    add("--val-num-samples", type=int, metavar="N", help="images, where a stream cannot tell")
+    add("--class-map", metavar="FILE", help="class name to index, as timm reads it")
+    add("--input-key", metavar="KEY", help="image column of an hfds, hfids, tfds or wds data set")
+    add("--target-key", metavar="KEY", help="label column of an hfds, hfids, tfds or wds data set")
+    add("--num-classes", type=int, metavar="N", help="default: the data set's own")
+    add("--img-size", type=int, metavar="PX", help="default: the data set's own, else the model's")
+    add("--input-size", type=int, nargs=3, metavar="N", help="channels height width")
+    add("--in-chans", type=int, choices=PIL_MODES, help="1 keeps or makes images grey (default 3)")
+    add("--mean", type=float, nargs="+", metavar="X", help="default: the data set's own")
+    add("--std", type=float, nargs="+", metavar="X", help="default: the data set's own")
+    add("--interpolation", metavar="NAME", help="resizing for evaluation and for decoding")
+    add("--crop-pct", type=float, metavar="X", help="centre crop of streamed evaluation images")
+    add(
+        "-b",
+        "--batch-size",
+        type=int,
+        default=64,
+        metavar="N",
+        help="training images a step and process (default: 64)",
+    )
+    add("-vb", "--validation-batch-size", type=int, metavar="N", help="default: --batch-size")
+    add(
+        "--in-memory",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="decode once and augment on the device: pad, crop and flip only "
+        f"(default: auto, for images of {SMALL_SIDE} px or less)",
+    )
+    add("-j", "--workers", type=int, default=4, metavar="N", help="processes a loader (default 4)")
+
+    group = parser.add_argument_group("augmentation")
+    add = group.add_argument
+    add("--no-aug", action="store_true", help="train on plain images")
+    add(
+        "--crop-padding",
+        type=int,
+        metavar="PX",
+        help="padding before the random crop (default: the data set's own, else size / 8)",
+    )
+    add("--padding-mode", choices=("reflect", "constant"), help="default: the data set's own")
+    add("--hflip", type=float, metavar="P", help="default: the data set's own, else 0.5")
+    add("--vflip", type=float, metavar="P", help="streamed only (default: 0)")
+    add(
+        "--scale",
+        type=float,
+        nargs=2,
+        metavar="X",
+        help="area of the random resized crop, streamed only (default: 0.08 1)",
+    )
+    add(
+        "--ratio",
+        type=float,
+        nargs=2,
+        metavar="X",
+        help="shape of the random resized crop, streamed only (default: 3/4 4/3)",
+    )
+    add(
+        "--color-jitter",
+        type=float,
+        metavar="X",
+        help="streamed only (default: timm's 0.4 with the random resized crop, else none)",
+    )
+    add("--aa", metavar="POLICY", help="timm AutoAugment policy, streamed only")
+    add("--reprob", type=float, metavar="P", help="random erasing, streamed only (default: 0)")
+    add("--remode", default="pixel", metavar="MODE", help="random erasing fill (default: pixel)")
+    add("--recount", type=int, default=1, metavar="N", help="random erasing areas (default: 1)")
+    add(
+        "--train-interpolation",
+        default="random",
+        metavar="NAME",
+        help="of the random resized crop (default: random)",
+    )

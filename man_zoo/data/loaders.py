@@ -1,0 +1,238 @@
+"""The training and the evaluation loader that the flags ask for, and what they yield."""
+
+import math
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+from torchvision import transforms as tv
+
+from .images import TransformedImages
+from .memory_loader import MemoryLoader, decode
+from .sources import Split, open_splits
+from .stream_loader import StreamLoader
+from .targets import count_classes
+from .transforms import (
+    PIL_MODES,
+    Augmentation,
+    choose_augmentation,
+    evaluation_transform,
+    interpolation_mode,
+    resolve_config,
+    training_transform,
+)
+
+MEMORY_LIMIT = 4 * 2**30  # bytes of decoded images, both splits together
+SMALL_SIDE = 96  # pixels; larger images are worth a random resized crop from the file
+
+
+@dataclass(frozen=True)
+class LoaderInfo:
+    """What the loaders yield.
+
+    Args:
+        name: Which data, and at which size.
+        num_classes: Number of classes.
+        class_names: In the order of the targets; empty where the data do not say.
+        mean: One value a channel, for pixels scaled to [0, 1].
+        std: The same.
+        input_size: Channels, height and width.
+        interpolation: Of evaluation, in timm's words.
+        crop_pct: Of evaluation, in timm's words.
+        crop_mode: Of evaluation, in timm's words.
+        in_memory: Whether images were decoded once and for all.
+        train_count: Training images.
+        val_count: Evaluation images.
+    """
+
+    name: str
+    num_classes: int
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    input_size: tuple[int, int, int]
+    interpolation: str
+    crop_pct: float
+    crop_mode: str
+    in_memory: bool
+    train_count: int
+    val_count: int
+
+
+def create_loaders(
+    args: Namespace,
+    state: Accelerator | PartialState,
+    data_config: dict[str, Any] | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = True,
+) -> tuple[MemoryLoader | StreamLoader, MemoryLoader | StreamLoader, LoaderInfo]:
+    """The training loader, the evaluation loader, and what they yield.
+
+    Size, mean, std and interpolation are, in this order, the flags', the data set's published
+    ones, a small-image folder's own size, ``data_config``'s, and timm's ImageNet defaults.
+
+    Args:
+        args: From :func:`man_zoo.data.add_data_args`, and ``args.seed``.
+        state: The device and this process's place among the others.
+        data_config: The model's, as ``timm.data.resolve_model_data_config`` gives it.
+        dtype: Of the images.
+        channels_last: Memory format of the images.
+
+    Raises:
+        ValueError: If a flag cannot be honoured, or the data cannot be used as asked.
+        FileNotFoundError: If the data or one of its splits is missing.
+    """
+    data_config = data_config or {}
+    channels = (args.input_size or [args.in_chans])[0] or data_config.get("input_size", [3])[0]
+    if channels not in PIL_MODES:
+        raise ValueError(f"Images of {channels} channels were asked for; expected 1 (grey) or 3.")
+    with _main_process_first(state):  # one process downloads, the others find the files
+        splits, spec, names = open_splits(args, PIL_MODES[channels])
+
+    size = (spec.size, spec.size) if spec.size else _first_size(splits.train)
+    small = size is not None and max(size) <= SMALL_SIDE
+    config = resolve_config(args, spec, data_config, channels, size if small else None)
+    recipe = choose_augmentation(args, spec, config["input_size"], small)
+    num_classes = count_classes(args, spec, names)
+    in_memory = _use_memory(args, splits, small, config["input_size"])
+    build = _memory_loaders if in_memory else _stream_loaders
+    train, val = build(
+        args,
+        splits,
+        config,
+        recipe,
+        seed=args.seed,
+        rank=state.process_index,
+        world_size=state.num_processes,
+        device=state.device,
+        dtype=dtype,
+        channels_last=channels_last,
+    )
+    info = LoaderInfo(
+        name=f"{args.data_label or spec.label} at {'x'.join(map(str, config['input_size'][1:]))}",
+        num_classes=num_classes,
+        class_names=names,
+        mean=config["mean"],
+        std=config["std"],
+        input_size=config["input_size"],
+        interpolation=config["interpolation"],
+        crop_pct=config["crop_pct"],
+        crop_mode=config["crop_mode"],
+        in_memory=in_memory,
+        train_count=len(splits.train),
+        val_count=len(splits.val),
+    )
+    return train, val, info
+
+
+@contextmanager
+def _main_process_first(state: Accelerator | PartialState) -> Iterator[None]:
+    """As Accelerate's, but should the main process fail, the others go on, to fail alike."""
+    if not state.is_main_process:
+        state.wait_for_everyone()
+    try:
+        yield
+    finally:
+        if state.is_main_process:
+            state.wait_for_everyone()
+
+
+def _first_size(dataset: Any) -> tuple[int, int] | None:
+    """Height and width in pixels of a data set's first image, None for a stream."""
+    if isinstance(dataset, IterableDataset):
+        return None
+    # Read in a worker: a tar file opened here would be shared, with its position, by the loaders'.
+    image, _ = next(iter(DataLoader(dataset, batch_size=None, num_workers=1)))
+    return image.height, image.width
+
+
+def _memory_loaders(
+    args: Namespace,
+    splits: Split,
+    config: dict[str, Any],
+    recipe: Augmentation,
+    **common: Any,
+) -> tuple[MemoryLoader, MemoryLoader]:
+    channels, *size = config["input_size"]
+    transform = tv.Compose(
+        [tv.Resize(size, interpolation_mode(config["interpolation"])), tv.PILToTensor()]
+    )
+
+    progress = PartialState().is_local_main_process
+
+    def tensors(source: Any, label: str) -> tuple[Tensor, Tensor]:
+        images = TransformedImages(source, PIL_MODES[channels], transform)
+        # Starting workers takes longer than decoding a few thousand small images.
+        return decode(images, args.workers if len(images) > 10_000 else 0, progress, label)
+
+    common |= {"mean": config["mean"], "std": config["std"]}
+    augment: dict[str, Any] = {} if args.no_aug else recipe._asdict()
+    images, targets = tensors(splits.train, "training images")
+    train = MemoryLoader(
+        images,
+        targets,
+        args.batch_size,
+        train=True,
+        **augment,
+        **common,
+    )
+    images, targets = tensors(splits.val, "evaluation images")
+    val = MemoryLoader(
+        images,
+        targets,
+        args.validation_batch_size or args.batch_size,
+        **common,
+    )
+    return train, val
+
+
+def _stream_loaders(
+    args: Namespace,
+    splits: Split,
+    config: dict[str, Any],
+    recipe: Augmentation,
+    **common: Any,
+) -> tuple[StreamLoader, StreamLoader]:
+    common |= {"mode": PIL_MODES[config["input_size"][0]], "workers": args.workers}
+    train = StreamLoader(
+        splits.train,
+        args.batch_size,
+        training_transform(args, config, recipe),
+        train=True,
+        **common,
+    )
+    val = StreamLoader(
+        splits.val,
+        args.validation_batch_size or args.batch_size,
+        evaluation_transform(config),
+        **common,
+    )
+    return train, val
+
+
+def _use_memory(args: Namespace, splits: Split, small: bool, input_size: tuple) -> bool:
+    """Whether to decode once, by ``--in-memory`` and by what the flags need."""
+    streamed = ("scale", "ratio", "vflip", "color_jitter", "aa", "reprob")
+    wanted = next((flag for flag in streamed if getattr(args, flag)), None)
+    iterable = isinstance(splits.train, IterableDataset)
+    if args.in_memory == "on" and wanted:
+        raise ValueError(
+            f"--{wanted.replace('_', '-')} needs streamed images, but --in-memory on was given; "
+            "expected --in-memory auto or off with it."
+        )
+    if args.in_memory == "on" and iterable:
+        raise ValueError(
+            f"--in-memory on cannot hold the stream {args.dataset}; expected auto or off."
+        )
+    if args.in_memory != "auto":
+        return args.in_memory == "on"
+    if wanted or not small:
+        return False
+    return (len(splits.train) + len(splits.val)) * math.prod(input_size) <= MEMORY_LIMIT

@@ -1,0 +1,199 @@
+"""The data sets that ``--dataset`` names: PIL images and targets, and how they are trained on."""
+
+from argparse import Namespace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from timm.data import create_dataset
+from torch.utils.data import IterableDataset, Subset
+from torchvision import datasets as tv_datasets
+
+from ..messages import unknown
+from .info import DATASETS, DatasetInfo
+from .targets import class_index, class_names
+
+FOLDER_NAMES = ("folder", "imagefolder", "tar")
+TIMM_PREFIXES = ("hfds/", "hfids/", "tfds/", "wds/", "torch/")
+TORCH_NAMES = ("mnist", "kmnist", "qmnist", "imagenet", "places365", "inaturalist")
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "test": ("val", "valid", "validation", "eval", "evaluation", "test", "testing"),
+}
+
+
+class Split(NamedTuple):
+    """Something for each of the two splits: data sets, or loaders."""
+
+    train: Any
+    val: Any
+
+
+def open_dataset(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[str, ...]]:
+    """The two splits as data sets of (PIL image, int), how to train on them, and class names.
+
+    Args:
+        args: From :func:`man_zoo.data.add_data_args`.
+        mode: PIL mode of the images that timm's readers give, ``"L"`` or ``"RGB"``.
+
+    Raises:
+        ValueError: If the name is unknown, timm cannot open it, or the splits' classes differ.
+        FileNotFoundError: If the directory, the data in it or one of the splits is missing.
+    """
+    bare = args.dataset.removeprefix("torch/")
+    name = bare if bare in DATASETS else args.dataset
+    if name == "digits":
+        return _digits(), DATASETS[name], DATASETS[name].class_names
+    if name in DATASETS:
+        info = DATASETS[name]
+        splits = Split(
+            *(_open_torchvision(args, name, info.label, train) for train in (True, False))
+        )
+        return splits, info, info.class_names or class_names(splits.train)
+    if name in FOLDER_NAMES:
+        splits = _open_folder(args, mode)
+        label = f"images in {Path(args.data_dir).resolve().name}"
+        return splits, DatasetInfo(label), class_names(splits.train)
+    if name.lower().startswith(TIMM_PREFIXES):
+        splits = Split(_open_timm(args, mode, True), _open_timm(args, mode, False))
+        return splits, DatasetInfo(name), class_names(splits.train)
+    raise unknown(
+        "--dataset", name,
+        [*DATASETS, *FOLDER_NAMES, *TIMM_PREFIXES, *(f"torch/{bare}" for bare in TORCH_NAMES)],
+    )  # fmt: skip
+
+
+def open_splits(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[str, ...]]:
+    """As :func:`open_dataset`, with only the training images that ``--train-subset`` leaves.
+
+    Raises:
+        ValueError: As there, or if the subset cannot be drawn.
+        FileNotFoundError: As there.
+    """
+    splits, spec, names = open_dataset(args, mode)
+    if args.train_subset is not None:
+        splits = splits._replace(train=_subset(splits.train, args.train_subset))
+    return splits, spec, names
+
+
+def _digits() -> Split:
+    """scikit-learn's 1,797 scanned digits, 80 % for training, in a split that never changes."""
+    scans = load_digits()
+    images = [Image.fromarray(scan) for scan in (scans.images * (255 / 16)).astype(np.uint8)]
+    pairs = list(zip(images, scans.target.tolist(), strict=True))
+    train, val = train_test_split(pairs, test_size=0.2, stratify=scans.target, random_state=0)
+    return Split(train, val)
+
+
+def _open_torchvision(args: Namespace, name: str, label: str, train: bool) -> Any:
+    split = "train" if train else "test"
+    try:
+        if name in ("svhn", "stl10"):  # not among timm's names
+            factory = {"svhn": tv_datasets.SVHN, "stl10": tv_datasets.STL10}[name]
+            return factory(args.data_dir, split=split, download=args.download)
+        return create_dataset(
+            f"torch/{name}", root=args.data_dir, split=split, download=args.download
+        )
+    except (RuntimeError, OSError) as error:
+        if args.download:
+            raise FileNotFoundError(
+                f"{label} could not be downloaded to {args.data_dir}: {_first_line(error)}"
+            ) from error
+        raise FileNotFoundError(
+            f"{label} was not found in {args.data_dir}; pass --download, or point --data-dir at "
+            "the directory that holds it."
+        ) from error
+
+
+def _open_folder(args: Namespace, mode: str) -> Split:
+    train = _open_timm(args, mode, True, _find_split(args.data_dir, args.train_split, "train"))
+    where = _find_split(args.data_dir, args.val_split, "test")
+    val = _open_timm(args, mode, False, where)
+    extra = sorted(class_index(val).keys() - class_index(train).keys())
+    if extra:
+        near = get_close_matches(extra[0], class_index(train), n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f"{where} has the class {extra[0]!r}, which the training split has not; expected the "
+            f"classes of the training split, of which the nearest is {near!r}."
+        )
+    # A split without some of the classes would otherwise number the rest differently.
+    index = class_index(train)
+    if class_index(val) != index:
+        val = _open_timm(args, mode, False, where, class_map=index)
+    return Split(train, val)
+
+
+def _find_split(data_dir: str, given: str | None, kind: str) -> Path:
+    """The folder or tar file of a split, looked for under timm's synonyms and "test"."""
+    root = Path(data_dir)
+    if not root.is_dir():
+        present = [path.name for path in root.parent.glob("*") if path.is_dir()]
+        raise FileNotFoundError(
+            f"--data-dir {data_dir} is not a directory; expected one with train/ and test/ (or "
+            f"train.tar and test.tar) in it.{_nearest(root.name, present)}"
+        )
+    names = (given,) if given else SPLIT_NAMES[kind]
+    for name in names:
+        for path in (root / name, root / f"{name}.tar"):
+            if path.exists():
+                return path
+    present = sorted(p.name for p in root.iterdir())
+    raise FileNotFoundError(
+        f"{data_dir} has no {given or kind} split; expected a folder or .tar file called "
+        f"{' or '.join(names)}.{_nearest(names[-1] if kind == 'test' else names[0], present)}"
+    )
+
+
+def _nearest(name: str, present: list[str]) -> str:
+    near = get_close_matches(name, present, n=1, cutoff=0.0)
+    return f" The nearest name there is {near[0]!r}." if near else ""
+
+
+def _open_timm(
+    args: Namespace, mode: str, train: bool, root: Path | None = None, class_map: Any = None
+) -> Any:
+    """One split through timm's ``create_dataset``; ``root`` is given for folders and tar files."""
+    split = (args.train_split or "train") if train else (args.val_split or "validation")
+    keys = {} if root else {"input_key": args.input_key, "target_key": args.target_key}
+    try:
+        return create_dataset(
+            "" if root else args.dataset,
+            root=str(root) if root else args.data_dir,
+            split=split,
+            search_split=False,
+            class_map=class_map or args.class_map,
+            is_training=train,
+            download=args.download,
+            batch_size=args.batch_size,
+            num_samples=args.train_num_samples if train else args.val_num_samples,
+            seed=args.seed,
+            input_img_mode=mode,
+            **keys,
+        )
+    except Exception as error:  # every reader raises kinds of its own
+        what = str(root) if root else f"{args.dataset} (split {split}, in {args.data_dir})"
+        listed = [f"torch/{name}" for name in TORCH_NAMES]
+        near = _nearest(args.dataset, listed) if args.dataset.startswith("torch/") else ""
+        raise ValueError(f"{what} could not be opened: {_first_line(error)}.{near}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _subset(dataset: Any, count: int) -> Subset:
+    """``count`` images drawn once and for all: no seed of a run changes them."""
+    if isinstance(dataset, IterableDataset):
+        raise ValueError("--train-subset cannot choose from a stream; expected a data set on disk.")
+    if not 0 < count <= len(dataset):
+        raise ValueError(
+            f"--train-subset {count} of {len(dataset)} training images; expected 1 to "
+            f"{len(dataset)}."
+        )
+    drawn = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:count]
+    return Subset(dataset, drawn.sort().values.tolist())
