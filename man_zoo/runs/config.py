@@ -104,6 +104,6 @@ def _refuse_changes(saved: dict[str, Any], args: dict[str, Any]) -> None:
     for key, value in args.items():
         if key not in _MAY_CHANGE and value != saved[key]:
             raise UserError(
-                f"--resume goes on as the run began, with {flag_of(key)} {saved[key]}, not {value}; "
-                "start a new run to change that."
+                f"--resume goes on as the run began, with {flag_of(key)} {saved[key]}, not "
+                f"{value}; start a new run to change that."
             )

@@ -20,8 +20,8 @@ def build_parser(program: str | None = None) -> ArgumentParser:
     )
     add = parser.add_argument
     add("-c", "--config", nargs="+", action="extend", default=[], metavar="FILE",
-        help="YAML files with flags, or names of configs that come with the library; a file wins over those before it and over its own "
-        "'base: FILE', flags over all")  # fmt: skip
+        help="YAML files with flags, or names of configs that come with the library; a file wins "
+        "over those before it and over its own 'base: FILE', flags over all")  # fmt: skip
     add_data_args(parser)
 
     add = parser.add_argument_group("model").add_argument

@@ -12,6 +12,7 @@ from ..console import UserError, user_errors
 from ..messages import unknown
 from .flags import build_parser
 
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's booleans: ``on``, ``off`` and ``no`` are words here (``in-memory: off``)."""
 
