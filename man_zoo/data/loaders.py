@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from torchvision import transforms as tv
 
-from .images import TransformedImages
+from .images import TransformedImages, read
 from .memory_loader import MemoryLoader, decode
 from .sources import Split, open_splits
 from .stream_loader import StreamLoader
@@ -149,7 +149,7 @@ def _first_size(dataset: Any) -> tuple[int, int] | None:
     if isinstance(dataset, IterableDataset):
         return None
     # Read in a worker: a tar file opened here would be shared, with its position, by the loaders'.
-    image, _ = next(iter(DataLoader(dataset, batch_size=None, num_workers=1)))
+    image, _ = next(read(DataLoader(dataset, batch_size=None, num_workers=1)))
     return image.height, image.width
 
 

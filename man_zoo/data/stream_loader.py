@@ -4,14 +4,16 @@ import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torchvision import transforms as tv
 
-from .images import TransformedImages
+from .images import TransformedImages, read, streamed_image
 from .sampling import check_enough, epoch_generator, evaluation_batches, training_batches
 
 
@@ -60,7 +62,7 @@ class StreamLoader:
         dataset: Of (PIL image, int), or an ``IterableImageDataset``, whose transform is then set.
         batch_size: Images a step on this process.
         transform: PIL image to normalised float tensor (C, H, W).
-        mode: PIL mode to convert to, ``"L"`` or ``"RGB"``; an iterable data set converts by itself.
+        mode: PIL mode to convert to, ``"L"`` or ``"RGB"``.
         train: Shuffle and drop the last partial global batch.
         seed: Of order and augmentation, together with the epoch.
         rank: This process's place among the others.
@@ -92,7 +94,8 @@ class StreamLoader:
     ):
         self.iterable = isinstance(dataset, IterableDataset)
         if self.iterable:
-            dataset.transform = transform
+            convert = partial(streamed_image, mode=mode)
+            dataset.transform = tv.Compose([convert, transform])
             dataset.set_loader_cfg(num_workers=workers)
             self.dataset: Any = dataset
         else:
@@ -134,7 +137,7 @@ class StreamLoader:
             generator=generator,
             **batching,
         )
-        for images, targets in loader:
+        for images, targets in read(loader):
             images = images.to(
                 self.device, self.dtype, non_blocking=True, memory_format=self.memory_format
             )

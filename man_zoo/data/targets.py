@@ -14,7 +14,13 @@ def class_index(dataset: Any) -> dict:
 
 
 def as_target(target: Any) -> int:
-    """A data set's own target of an image, as a loader takes it."""
+    """A data set's own target of an image, as a loader takes it.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if target is None:
+        raise ValueError("it has no label")
     return int(target)
 
 
