@@ -209,6 +209,21 @@ def test_an_image_without_a_file_is_numbered():
     assert "expected 8 or 16 bits a channel" in sentence
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stream_that_breaks_off(workers):
+    class Reader:
+        def __iter__(self):
+            yield Image.fromarray(RAMP), 0
+            raise OSError("image file is truncated")
+
+        def __len__(self):
+            return 2
+
+    broken = IterableImageDataset(None, reader=Reader())
+    sentence = complaint(list, StreamLoader(broken, 1, tv.PILToTensor(), workers=workers))
+    assert sentence == "The stream cannot be used: image file is truncated."
+
+
 # ----------------------------------------------------------------------------------- odd folders
 
 

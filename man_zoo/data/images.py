@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .targets import as_target
 
@@ -49,8 +50,9 @@ class ImageFiles(Dataset):
 
     def _name(self, index: int) -> str:
         name = str(self.reader.filename(index, absolute=True))
-        inside = name.startswith(str(self.reader.root))
-        return name if inside else f"{name} in {self.reader.root}"
+        root = str(self.reader.root)
+        whole = name.startswith(root) or Path(name).is_absolute()
+        return name if whole else f"{name} in {root}"
 
 
 class TransformedImages(Dataset):
@@ -69,6 +71,29 @@ class TransformedImages(Dataset):
         return self.transform(image), label
 
 
+class StreamedImages(IterableDataset):
+    """(transform(image in ``mode``), target) of a stream, which alone knows the files.
+
+    Args:
+        source: Of (PIL image, target).
+        mode: As :func:`to_mode` takes it.
+        transform: PIL image to tensor.
+    """
+
+    def __init__(self, source: IterableDataset, mode: str, transform: Any):
+        self.source, self.mode, self.transform = source, mode, transform
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        samples = iter(self.source)
+        while True:
+            with _naming(lambda: "The stream"):
+                sample = next(samples, None)
+                if sample is None:
+                    return
+                image, label = to_mode(sample[0], self.mode), as_target(sample[1])
+            yield self.transform(image), label
+
+
 def read_image(path: str, mode: str) -> Image.Image:
     """The image in a file, as :func:`to_mode` makes it.
 
@@ -76,16 +101,6 @@ def read_image(path: str, mode: str) -> Image.Image:
         UnreadableImage: If there is none.
     """
     with _naming(lambda: path), Image.open(path) as image:
-        return to_mode(image, mode)
-
-
-def streamed_image(image: Image.Image, mode: str) -> Image.Image:
-    """As :func:`to_mode`, for an image of which only the stream knows the file.
-
-    Raises:
-        UnreadableImage: As there.
-    """
-    with _naming(lambda: "An image of the stream"):
         return to_mode(image, mode)
 
 

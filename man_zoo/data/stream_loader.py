@@ -4,16 +4,14 @@ import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
-from torchvision import transforms as tv
 
-from .images import TransformedImages, read, streamed_image
+from .images import StreamedImages, TransformedImages, read
 from .sampling import check_enough, epoch_generator, evaluation_batches, training_batches
 
 
@@ -59,7 +57,7 @@ class StreamLoader:
     one number of workers and processes.
 
     Args:
-        dataset: Of (PIL image, int), or an ``IterableImageDataset``, whose transform is then set.
+        dataset: Of (PIL image, int), or timm's ``IterableImageDataset`` of the same.
         batch_size: Images a step on this process.
         transform: PIL image to normalised float tensor (C, H, W).
         mode: PIL mode to convert to, ``"L"`` or ``"RGB"``.
@@ -94,10 +92,8 @@ class StreamLoader:
     ):
         self.iterable = isinstance(dataset, IterableDataset)
         if self.iterable:
-            convert = partial(streamed_image, mode=mode)
-            dataset.transform = tv.Compose([convert, transform])
             dataset.set_loader_cfg(num_workers=workers)
-            self.dataset: Any = dataset
+            self.dataset: Any = StreamedImages(dataset, mode, transform)
         else:
             self.dataset = _SeededImages(TransformedImages(dataset, mode, transform))
         self.count = len(dataset)
@@ -124,7 +120,7 @@ class StreamLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         generator = epoch_generator(self.seed, self.epoch)
         if self.iterable:
-            self.dataset.set_epoch(self.epoch)
+            self.dataset.source.set_epoch(self.epoch)
             batching: dict[str, Any] = {"batch_size": self.batch_size, "drop_last": self.train}
         else:
             batching = {"batch_sampler": self._batches(generator)}
