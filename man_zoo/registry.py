@@ -1,7 +1,6 @@
 """Zoo names -> models, registered with timm: ``{backbone}_{method}_k{K}``."""
 
 import dataclasses
-from argparse import Namespace
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,10 +8,10 @@ import timm
 from timm.models import PretrainedCfg, generate_default_cfgs, register_model, resolve_pretrained_cfg
 from torch import nn
 
-from .hub.index import Weights, read_index, train_command
 from .localize import localize
 from .messages import unknown
-from .spec import END_TO_END, LocalSpec, is_zoo_name, list_methods, parse_name
+from .spec import END_TO_END, LocalSpec, list_methods, parse_name
+from .weights import Weights, read_index, train_command
 
 # K: where cuts are published, and every unit a block.
 ZOO: dict[str, tuple[int, ...]] = {
@@ -133,24 +132,6 @@ def _is_indexed(cfg: PretrainedCfg, weights: Weights) -> bool:
     """Whether a cfg loads the weights of the index, and not others that the caller gave."""
     own = weights.arguments()["pretrained_cfg"]
     return all(getattr(cfg, key) == own.get(key) for key in ("url", "file", "hf_hub_id"))
-
-
-def add_list(subparsers: Any) -> None:
-    """``man-zoo list [FILTER] [--pretrained]``."""
-    parser = subparsers.add_parser("list", help="names of the zoo")
-    add = parser.add_argument
-    add("filter", nargs="?", default="", metavar="FILTER", help="such as 'resnet32_man_*'")
-    add("--pretrained", action="store_true", help="weights that can be loaded, with their top-1")
-    parser.set_defaults(command=_list)
-
-
-def _list(args: Namespace) -> None:
-    for name in timm.list_models(args.filter, pretrained=args.pretrained):
-        if args.pretrained and name in index:
-            weights = index[name]
-            print(f"{name}  {weights.metrics['top1']:.2f} %  {weights.repository or 'here'}")
-        elif not args.pretrained and is_zoo_name(name):
-            print(name)
 
 
 for _backbone, _ks in ZOO.items():

@@ -2,8 +2,7 @@
 
 import sys
 
-from man_zoo.analysis.command import analyse, parse_args
-from man_zoo.training.errors import exit_status
+from man_zoo.commands.analyse import main
 
 if __name__ == "__main__":
-    sys.exit(exit_status("analyse.py", lambda: analyse(parse_args())))
+    sys.exit(main(program="analyse.py"))

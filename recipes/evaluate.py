@@ -2,8 +2,7 @@
 
 import sys
 
-from man_zoo.training.errors import exit_status
-from man_zoo.training.scores import parse_args, score
+from man_zoo.commands.evaluate import main
 
 if __name__ == "__main__":
-    sys.exit(exit_status("evaluate.py", lambda: score(parse_args())))
+    sys.exit(main(program="evaluate.py"))

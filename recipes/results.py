@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
+from man_zoo.console import exit_status, user_errors
 from man_zoo.results.page import Page
-from man_zoo.training.errors import exit_status, user_errors
 
 
 def main() -> None:

@@ -2,9 +2,7 @@
 
 import sys
 
-from man_zoo.training.config import parse_args
-from man_zoo.training.errors import exit_status
-from man_zoo.training.train import train
+from man_zoo.commands.train import main
 
 if __name__ == "__main__":
-    sys.exit(exit_status("train.py", lambda: train(parse_args())))
+    sys.exit(main(program="train.py"))

@@ -12,12 +12,13 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 import man_zoo
-from man_zoo.data import MemoryLoader
+from man_zoo.data.memory_loader import MemoryLoader
+from man_zoo.runs.config import parse_args
+from man_zoo.tasks import Classification
 from man_zoo.training.checkpoint import Progress
-from man_zoo.training.config import parse_args
 from man_zoo.training.evaluate import evaluate_exits
-from man_zoo.training.learner import create_learner
 from man_zoo.training.setup import create_accelerator
+from man_zoo.training.trainer import create_trainer
 
 STEPS, GLOBAL_BATCH, SIZE, CLASSES = 20, 4, 8, 3
 METHODS = {
@@ -48,25 +49,26 @@ def train_case(method: str, accumulate: int) -> dict:
         head_norm="group",
         **METHODS[method],
     )
-    learner = create_learner(args, accelerator, model.double(), batches=STEPS)
+    task = Classification(CLASSES)
+    trainer = create_trainer(args, accelerator, task, model.double(), batches=STEPS)
     generator = torch.Generator().manual_seed(0)
     shape = (STEPS, GLOBAL_BATCH)
     images = torch.randn(*shape, 3, SIZE, SIZE, dtype=torch.float64, generator=generator)
     target = torch.randint(CLASSES, shape, generator=generator)
     share = slice(rank * GLOBAL_BATCH // world, (rank + 1) * GLOBAL_BATCH // world)
-    learner.start_epoch(0)
+    trainer.start_epoch(0)
     losses = torch.stack(
-        [learner.learn(x[share], y[share]) for x, y in zip(images, target, strict=True)]
+        [trainer.train_batch(x[share], y[share]) for x, y in zip(images, target, strict=True)]
     )
-    learner.finish_epoch()
+    trainer.finish_epoch()
     weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
     return {
         "losses": accelerator.reduce(losses, "mean"),
         "weights": weights,
         "same_everywhere": bool((accelerator.gather(weights[None]) == weights).all()),
         "validation": validate(accelerator, model),
-        "updates": learner.updates,
-        "wrapped": {type(block).__name__ for block in learner.blocks},
+        "updates": trainer.updates,
+        "wrapped": {type(block).__name__ for block in trainer.blocks},
     }
 
 
@@ -83,7 +85,7 @@ def validate(accelerator, model) -> dict:
         world_size=accelerator.num_processes,
         dtype=torch.float64,
     )
-    return evaluate_exits(accelerator, model, loader)
+    return evaluate_exits(accelerator, Classification(CLASSES), model, loader)
 
 
 if __name__ == "__main__":

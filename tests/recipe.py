@@ -10,8 +10,8 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
-from man_zoo.training.config import parse_args
-from man_zoo.training.train import train
+from man_zoo.commands.train import train_and_export
+from man_zoo.runs.config import parse_args
 
 ROOT = Path(__file__).parents[1]
 CLASSES = 3
@@ -65,7 +65,7 @@ def train_here(*words: str) -> dict:
     os.environ["ACCELERATE_USE_CPU"] = "true"
     threads = torch.get_num_threads()
     try:
-        return train(parse_args(words))
+        return train_and_export(parse_args(words))
     finally:
         torch.set_num_threads(threads)
         del os.environ["ACCELERATE_USE_CPU"]

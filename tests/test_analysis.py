@@ -15,17 +15,16 @@ from timm.layers import Format
 
 import man_zoo
 from man_zoo.analysis.cka import MinibatchCKA, gram, hsic
-from man_zoo.analysis.command import analyse, parse_args
 from man_zoo.analysis.images import draw_images
 from man_zoo.analysis.maps import activation_map
 from man_zoo.analysis.pictures import _thin
 from man_zoo.analysis.runs import common_depths, load_runs, read
 from man_zoo.analysis.separability import pool, probe_top1
+from man_zoo.commands.analyse import analyse, build_parser
+from man_zoo.commands.evaluate import evaluate_weights, parse_args
+from man_zoo.console import UserError
 from man_zoo.data import create_loaders
 from man_zoo.layout import Layout
-from man_zoo.training.errors import UserError
-from man_zoo.training.scores import parse_args as parse_score
-from man_zoo.training.scores import score
 
 # CKA
 
@@ -197,7 +196,7 @@ def analysis(folders, tmp_path_factory):
     output = tmp_path_factory.mktemp("analysis") / "new"
     runs = [str(folders[name]) for name in ("k3", "e2e", "man", "contrast")]
     words = [*runs, "--output", str(output), "--batch-size", "5", "--workers", "0"]
-    return analyse(parse_args(words)), output
+    return analyse(build_parser().parse_args(words)), output
 
 
 def test_every_picture_and_the_numbers_are_written(analysis):
@@ -242,7 +241,7 @@ def test_numbers_say_what_they_are_of(analysis):
 def test_exits_are_those_of_the_evaluation(analysis, folders):
     found, _ = analysis
     for i, name in enumerate(["k3", "e2e", "man"]):
-        expected = score(parse_score([str(folders[name]), "--exits"]))["exits"]
+        expected = evaluate_weights(parse_args([str(folders[name]), "--exits"]))["exits"]
         exits = found["runs"][i]["exits"]
         assert [exit["top1"] for exit in exits] == pytest.approx(expected)
     units = [exit["unit"] for exit in found["runs"][0]["exits"]]
@@ -292,7 +291,9 @@ def test_what_cannot_be_analysed_is_a_sentence(words, sentence, folders, tmp_pat
     places = {**folders, "empty": empty}
     given = [str(places.get(word, word)) for word in words.split()]
     with pytest.raises(UserError, match=sentence) as error:
-        analyse(parse_args([*given, "--output", str(tmp_path / "new"), "--workers", "0"]))
+        analyse(
+            build_parser().parse_args([*given, "--output", str(tmp_path / "new"), "--workers", "0"])
+        )
     assert "\n" not in str(error.value)
 
 

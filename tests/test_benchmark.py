@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from man_zoo.benchmark import benchmark, build_parser, line_up, parse_contestant, render
+from man_zoo.benchmark import benchmark, render
+from man_zoo.benchmark.candidates import line_up, parse_candidate
+from man_zoo.commands.benchmark import build_parser
 from man_zoo.meter import StepCost
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "benchmark.py"
@@ -93,7 +95,7 @@ def test_keywords_of_a_variant_win_and_stay_away_from_end_to_end():
 
 
 def test_values_are_python_literals_or_text():
-    contestant = parse_contestant("resnet20_man_infopro_k4:lambda1=(5,0.5):cuts=even", {})
+    contestant = parse_candidate("resnet20_man_infopro_k4:lambda1=(5,0.5):cuts=even", {})
     assert contestant.keywords == {"lambda1": (5, 0.5), "cuts": "even"}
 
 
@@ -111,7 +113,7 @@ def test_values_are_python_literals_or_text():
 )
 def test_an_error_is_one_sentence(monkeypatch, capsys, flags, sentence):
     # What the model itself finds wrong would come after end to end has been measured.
-    monkeypatch.setattr("man_zoo.benchmark.measure", lambda *_, **__: StepCost(1, 1))
+    monkeypatch.setattr("man_zoo.benchmark.step.measure", lambda *_, **__: StepCost(1, 1))
     assert run_recipe(monkeypatch, *flags, "--no-time") == 1
     error = capsys.readouterr().err.split("\r")[-1].strip()
     assert error.startswith("benchmark.py: ")

@@ -10,13 +10,13 @@ import torch
 from recipe import ROOT, flags, python, train_here, write_images
 from safetensors.torch import load_file
 
-from man_zoo.hub.index import read_index
-from man_zoo.training import config
-from man_zoo.training.errors import UserError
-from man_zoo.training.facts import load_facts
+from man_zoo.commands.evaluate import evaluate_weights, parse_args
+from man_zoo.console import UserError
+from man_zoo.runs import config
+from man_zoo.runs.metadata import load_metadata
+from man_zoo.runs.model import create_model
 from man_zoo.training.optim import create_optimizers
-from man_zoo.training.scores import parse_args, score
-from man_zoo.training.setup import create_model
+from man_zoo.weights import read_index
 
 DIGITS = "resnet20_man_dgl_k4.digits"
 
@@ -90,7 +90,7 @@ def test_a_folder_is_tuned_on_other_channels_by_another_method(data, run, tmp_pa
 def test_layer_decay_lowers_the_rate_towards_the_stem(model, run) -> None:
     name = "vit_tiny_patch16_224_dgl_k2" if model == "vit_tiny" else model
     args = config.parse_args(["--model", name, "--layer-decay", "0.5", "--filter-bias-and-bn"])
-    info = dataclasses.replace(load_facts(run)[0], input_size=(3, 32, 32))
+    info = dataclasses.replace(load_metadata(run).data, input_size=(3, 32, 32))
     network = create_model(args, info)
     optimizers = create_optimizers(args, network)
     scale = {
@@ -125,7 +125,7 @@ def test_the_recipe_prints_one_sentence(tmp_path) -> None:
 
 
 def test_digits_score_what_their_card_says(capsys) -> None:
-    result = score(parse_args([DIGITS]))
+    result = evaluate_weights(parse_args([DIGITS]))
     metrics = read_index()[DIGITS].metrics
     assert result["top1"] == pytest.approx(metrics["top1"], abs=1e-9)
     assert result["loss"] == pytest.approx(metrics["loss"], rel=1e-4)
@@ -140,28 +140,30 @@ def test_digits_score_what_their_card_says(capsys) -> None:
 
 
 def test_a_run_is_scored_on_its_own_data_with_every_exit(data, run, tmp_path, capsys) -> None:
-    result = score(parse_args([str(run), "--exits"]))
+    result = evaluate_weights(parse_args([str(run), "--exits"]))
     assert "4  layer3.1 to layer3.2" in capsys.readouterr().out
     assert len(result["exits"]) == 4
     assert result["exits"][-1] == result["top1"]
     assert result["count"] == 10
-    plain = score(parse_args([str(run)]))
+    plain = evaluate_weights(parse_args([str(run)]))
     assert (plain["top1"], plain["exits"]) == (result["top1"], [result["top1"]])
     words = [str(run / "export"), "--dataset", "folder", "--data-dir", str(data)]
-    exported = score(parse_args(words))
+    exported = evaluate_weights(parse_args(words))
     assert exported["loss"] == pytest.approx(plain["loss"], rel=1e-5)
 
 
 def test_a_checkpoint_of_a_run_is_scored(run) -> None:
     names = ("epoch-0001", "last")
-    first, last = (score(parse_args([str(run), "--checkpoint", name]))["loss"] for name in names)
+    first, last = (
+        evaluate_weights(parse_args([str(run), "--checkpoint", name]))["loss"] for name in names
+    )
     assert first != last
 
 
 def test_weights_bring_their_preprocessing(data, run) -> None:
     export = str(run / "export")
     args = parse_args([export, "--dataset", "folder", "--data-dir", str(data)])
-    score(args)
+    evaluate_weights(args)
     model = timm.create_model(f"local-dir:{export}", pretrained=True)
     assert tuple(args.input_size) == tuple(model.pretrained_cfg["input_size"]) == (3, 8, 8)
     assert tuple(args.mean) == tuple(model.pretrained_cfg["mean"])
@@ -180,5 +182,5 @@ def test_weights_bring_their_preprocessing(data, run) -> None:
 def test_what_cannot_be_scored_is_a_sentence(words, sentence, run) -> None:
     places = {"RUN": str(run), "EXPORT": str(run / "export")}
     with pytest.raises(UserError, match=sentence) as error:
-        score(parse_args([places.get(word, word) for word in words.split()]))
+        evaluate_weights(parse_args([places.get(word, word) for word in words.split()]))
     assert "\n" not in str(error.value)

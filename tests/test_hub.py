@@ -16,13 +16,15 @@ from safetensors.torch import load_file
 from timm.data import create_transform, resolve_model_data_config
 
 import man_zoo
-from man_zoo import cli, registry
+from man_zoo import registry
+from man_zoo import weights as published
+from man_zoo.commands.__main__ import main as run_command
+from man_zoo.console import UserError
 from man_zoo.data import open_dataset
-from man_zoo.hub import index
 from man_zoo.hub.export import default_tag, export_run
-from man_zoo.hub.index import add_to_index, read_index
-from man_zoo.training.config import config_hash, parse_args, read_args
-from man_zoo.training.errors import UserError
+from man_zoo.hub.index import add_to_index
+from man_zoo.runs.config import config_hash, parse_args, read_args
+from man_zoo.weights import read_index
 
 DIGITS = "resnet20_man_dgl_k4.digits"
 
@@ -38,7 +40,7 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def empty_hub(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(index, "HUB", tmp_path / "hub")
+    monkeypatch.setattr(published, "HUB", tmp_path / "hub")
     return tmp_path / "hub"
 
 
@@ -60,7 +62,7 @@ def equal(one: dict, other: dict) -> bool:
 
 
 def test_the_command_exports_what_the_recipe_exported(run, tmp_path) -> None:
-    assert cli.main(["export", str(run), "-o", str(tmp_path / "export")]) == 0
+    assert run_command(["export", str(run), "-o", str(tmp_path / "export")]) == 0
     for name in ("model.safetensors", "config.json", "README.md"):
         assert (tmp_path / "export" / name).read_bytes() == (run / "export" / name).read_bytes()
 
@@ -181,7 +183,7 @@ def test_export_refuses_in_a_sentence(run, tmp_path, capsys, words, sentence) ->
     words = [places.get(word, word) for word in words]
     if "--checkpoint" in words:
         words += ["--output", str(tmp_path / "export")]
-    assert cli.main(["export", *words]) == 1
+    assert run_command(["export", *words]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert sentence in error
@@ -227,7 +229,7 @@ def test_an_export_is_put_into_the_index(run, empty_hub) -> None:
 
 
 def test_heavy_weights_stay_out_of_the_checkout(run, empty_hub, monkeypatch) -> None:
-    monkeypatch.setattr(index, "SMALL", 1000)
+    monkeypatch.setattr("man_zoo.hub.index.SMALL", 1000)
     weights = add_to_index(run / "export")
     assert {path.name for path in weights.folder.iterdir()} == {"README.md", "config.json"}
     assert not weights.can_be_loaded
@@ -240,7 +242,7 @@ def test_the_index_of_the_checkout_is_true() -> None:
         assert weights.title == f"{facts['name']}.{facts['tag']}"
         assert weights.metrics == facts["metrics"]
         assert weights.fetch().stat().st_size == weights.size
-        assert weights.size < index.SMALL
+        assert weights.size < published.SMALL
 
 
 # pretrained=True ----------------------------------------------------------------------------------
@@ -298,10 +300,10 @@ def test_timm_lists_only_what_can_be_loaded() -> None:
 
 
 def test_the_command_lists_weights_with_their_accuracy(capsys) -> None:
-    assert cli.main(["list", "resnet20_man_dgl*", "--pretrained"]) == 0
+    assert run_command(["list", "resnet20_man_dgl*", "--pretrained"]) == 0
     top1 = read_index()[DIGITS].metrics["top1"]
     assert f"{DIGITS}  {top1:.2f} %  here" in capsys.readouterr().out.splitlines()
-    cli.main(["list", "resnet20_man_dgl*"])
+    run_command(["list", "resnet20_man_dgl*"])
     assert capsys.readouterr().out.split() == ["resnet20_man_dgl_k4", "resnet20_man_dgl_k10"]
 
 
@@ -332,7 +334,7 @@ def test_damaged_weights_are_refused(run, empty_hub, monkeypatch, damage) -> Non
 
 def test_a_hub_that_cannot_be_reached_is_a_sentence(run, empty_hub, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(index, "SMALL", 1000)
+    monkeypatch.setattr("man_zoo.hub.index.SMALL", 1000)
     weights = add_to_index(run / "export", "me/far", "0" * 40)
     monkeypatch.setattr(registry, "index", read_index())
     cfg = weights.arguments()["pretrained_cfg"]

@@ -23,13 +23,13 @@ from loopback_hub import TOKEN, loopback_hub
 from recipe import ROOT, flags, train_here, write_images
 from safetensors.torch import load_file, save_file
 
-from man_zoo import cli
+from man_zoo import weights as published
+from man_zoo.commands.__main__ import main as run_command
 from man_zoo.data import LoaderInfo
-from man_zoo.hub import index
 from man_zoo.hub.export import export_run
-from man_zoo.training.config import parse_args, save_args
-from man_zoo.training.facts import save_facts
-from man_zoo.training.setup import create_model
+from man_zoo.runs.config import parse_args, save_args
+from man_zoo.runs.metadata import save_metadata
+from man_zoo.runs.model import create_model
 
 # A network of timm's own, in a family that man_zoo knows, and small.
 NETWORK = ("--model", "resnet10t", "--method", "man_dgl", "--k", "2", "--model-kwargs")
@@ -50,7 +50,7 @@ def publish(folder: Path, repository: str, root: Path, monkeypatch) -> None:
         monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
-        assert cli.main(["push", str(folder), "--repo", repository]) == 0
+        assert run_command(["push", str(folder), "--repo", repository]) == 0
 
 
 @contextmanager
@@ -160,7 +160,7 @@ def test_plain_timm_loads_the_folder(folder, images, tmp_path) -> None:
 
 @pytest.mark.slow
 def test_plain_timm_loads_from_a_hub(folder, images, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(index, "HUB", tmp_path / "hub")
+    monkeypatch.setattr(published, "HUB", tmp_path / "hub")
     publish(folder, "me/moment", tmp_path, monkeypatch)
     with olah(tmp_path) as endpoint:
         elsewhere = logits_elsewhere("hf-hub:me/moment", images, tmp_path, HF_ENDPOINT=endpoint)
@@ -201,7 +201,7 @@ def untrained_run(run: Path) -> Path:
     checkpoint = run / "checkpoints" / "epoch-0001"
     checkpoint.mkdir(parents=True)
     save_args(args, run / "args.yaml")
-    save_facts(run / "facts.json", data, torch.device("cpu"))
+    save_metadata(run, data, torch.device("cpu"))
     record = {"epoch": 1, "seconds": 1.0, "val_top1": 30.0, "val_top5": 100.0, "val_loss": 1.0}
     (run / "log.jsonl").write_text(json.dumps(record) + "\n")
     backbone = create_model(args, data, auxiliaries=False).backbone
@@ -216,7 +216,7 @@ def test_a_zoo_name_loads_from_a_hub(tmp_path, monkeypatch) -> None:
     checkout = tmp_path / "checkout"
     checkout.mkdir()
     (checkout / "man_zoo").symlink_to(ROOT / "man_zoo")
-    monkeypatch.setattr(index, "HUB", checkout / "hub")
+    monkeypatch.setattr(published, "HUB", checkout / "hub")
     folder = export_run(untrained_run(tmp_path / "run"))
     publish(folder, "me/large", tmp_path, monkeypatch)
     entry = checkout / "hub" / f"{ZOO_NAME}.folder"

@@ -7,7 +7,8 @@ import timm
 import torch
 
 import man_zoo
-from man_zoo.benchmark import Training, build_parser
+from man_zoo.benchmark.step import Training
+from man_zoo.commands.benchmark import build_parser
 from man_zoo.meter import StepCost, fake, measure
 from man_zoo.planner import Planner, Setting, budget_bytes
 

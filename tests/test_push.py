@@ -17,8 +17,8 @@ from huggingface_hub import constants
 from loopback_hub import TOKEN, LoopbackHub, git, loopback_hub
 from recipe import ROOT, environment
 
-from man_zoo import cli
-from man_zoo.hub import index
+from man_zoo import weights
+from man_zoo.commands.__main__ import main as run_command
 
 TITLE = "resnet20_man_dgl_k4.digits"
 MAJOR = int(huggingface_hub.__version__.split(".")[0])
@@ -34,7 +34,7 @@ def hub(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch) -> Path:
     """An index of the test's own, a token, no waiting between retries; the index's folder."""
-    monkeypatch.setattr(index, "HUB", tmp_path / "hub")
+    monkeypatch.setattr(weights, "HUB", tmp_path / "hub")
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # plain LFS, which loopback speaks
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -50,7 +50,7 @@ def folder(tmp_path) -> Path:
 
 def push(folder: Path, *words: str) -> int:
     words = words if "--repo" in words else ("--repo", "me/digits", *words)
-    return cli.main(["push", str(folder), *words])
+    return run_command(["push", str(folder), *words])
 
 
 def test_a_push_publishes_the_folder_and_enters_it_into_the_index(hub, here, folder) -> None:
@@ -63,13 +63,13 @@ def test_a_push_publishes_the_folder_and_enters_it_into_the_index(hub, here, fol
     assert "FOLDER" not in card
     assert git(published, "rev-list", "--count", "main") == "2"  # one commit beside the Hub's own
 
-    entry = index.read_index()[TITLE]
+    entry = weights.read_index()[TITLE]
     facts = json.loads((folder / "config.json").read_text())["man_zoo"]
     assert (entry.name, entry.tag, entry.metrics) == ("resnet20_man_dgl_k4", "digits",
         facts["metrics"])  # fmt: skip
     assert entry.repository == "me/digits"
     assert entry.revision == git(published, "rev-parse", "main")
-    assert entry.sha256 == index.sha256(published / "model.safetensors")
+    assert entry.sha256 == weights.sha256(published / "model.safetensors")
     assert (here / TITLE / "README.md").read_text() == card
     assert not hub.private["me/digits"]
 
@@ -92,14 +92,14 @@ def test_a_dry_run_asks_nobody(hub, here, folder, capsys, monkeypatch) -> None:
 
 def test_a_repository_that_is_there_needs_update(hub, here, folder, capsys) -> None:
     assert push(folder) == 0
-    first = index.read_index()
+    first = weights.read_index()
     (folder / "model.safetensors").write_bytes(b"another")
     assert push(folder) == 1
     assert "me/digits is taken already; choose another --repo" in capsys.readouterr().err
-    assert index.read_index() == first
+    assert weights.read_index() == first
     assert push(folder, "--update") == 0
     assert (hub.folder("me/digits") / "model.safetensors").read_bytes() == b"another"
-    assert index.read_index() != first
+    assert weights.read_index() != first
 
 
 def test_a_branch_and_a_pull_request_leave_main_alone(hub, folder, capsys) -> None:
@@ -108,11 +108,11 @@ def test_a_branch_and_a_pull_request_leave_main_alone(hub, folder, capsys) -> No
     main = git(published, "rev-parse", "main")
     (folder / "model.safetensors").write_bytes(b"on a branch")
     assert push(folder, "--revision", "v2") == 0
-    assert index.read_index()[TITLE].revision == git(published, "rev-parse", "v2") != main
+    assert weights.read_index()[TITLE].revision == git(published, "rev-parse", "v2") != main
     (folder / "model.safetensors").write_bytes(b"as a proposal")
     assert push(folder, "--create-pr") == 0
     assert f"{hub.endpoint}/me/digits/discussions/1" in capsys.readouterr().out
-    assert index.read_index()[TITLE].revision == git(published, "rev-parse", "pr/1")
+    assert weights.read_index()[TITLE].revision == git(published, "rev-parse", "pr/1")
     assert git(published, "rev-parse", "main") == main
 
 
@@ -136,7 +136,7 @@ def test_a_fault_is_one_sentence_and_publishes_nothing(fault, hub, here, folder,
     hub.faults[part] = answer
     assert push(folder) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("man-zoo: ")
+    assert error.startswith("man-zoo push: ")
     assert sentence in error
     assert not hub.folder("me/digits").exists()
     assert not here.exists()
@@ -145,14 +145,14 @@ def test_a_fault_is_one_sentence_and_publishes_nothing(fault, hub, here, folder,
 @pytest.mark.parametrize("fault", ["500 at the commit", "cut in mid-upload"])
 def test_a_fault_leaves_what_was_published_before(fault, hub, folder) -> None:
     assert push(folder) == 0
-    published, before = hub.folder("me/digits"), index.read_index()
+    published, before = hub.folder("me/digits"), weights.read_index()
     main = git(published, "rev-parse", "main")
     part, answer, _ = FAULTS[fault]
     hub.faults[part] = answer
     (folder / "model.safetensors").write_bytes(b"another")
     assert push(folder, "--update") == 1
     assert git(published, "rev-parse", "main") == main
-    assert index.read_index() == before
+    assert weights.read_index() == before
 
 
 def test_an_empty_repository_that_cannot_be_deleted_is_named(hub, folder, capsys) -> None:

@@ -8,8 +8,8 @@ from recipe import ROOT
 
 from man_zoo.results.published import CIFAR10_ERROR, IMAGENET_ERROR
 from man_zoo.results.sweep import read_sweep
+from man_zoo.runs.config import parse_args
 from man_zoo.spec import parse_name
-from man_zoo.training.config import parse_args
 
 CONFIGS = ROOT / "recipes" / "configs"
 CELLS = sorted(CONFIGS.glob("*/**/*.yaml"))

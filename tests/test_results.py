@@ -8,12 +8,12 @@ import pytest
 from recipe import ROOT
 
 from man_zoo.analysis.pictures import PICTURES
-from man_zoo.picture import digest, digest_of
+from man_zoo.console.picture import digest, digest_of
 from man_zoo.results import pictures, tables
 from man_zoo.results.groups import Groups
-from man_zoo.results.lines import add_result, read_results
 from man_zoo.results.page import PAGE, Page
 from man_zoo.results.published import CIFAR10_ERROR
+from man_zoo.results.records import add_result, read_results
 
 DOCS = ROOT / "docs"
 LINES = read_results(DOCS / "results" / "cifar10_short.jsonl")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from recipe import ROOT, flags, python, train_here, write_images
 
-from man_zoo.training.checkpoint import list_checkpoints
-from man_zoo.training.errors import UserError
+from man_zoo.console import UserError
+from man_zoo.runs.checkpoints import list_checkpoints
 
 TRAIN = str(ROOT / "recipes" / "train.py")
 KILLED = str(ROOT / "tests" / "killed_recipe.py")
@@ -24,11 +24,11 @@ EVERYTHING = [
 # Where to kill, one after the other. An epoch is six batches; a checkpoint takes torch.save seven
 # times: four optimizers, random states, progress, EMA.
 KILLS = [
-    ("man_zoo.training.learner.Learner.learn", 5),  # before there is a checkpoint
-    ("man_zoo.training.learner.Learner.learn", 10),  # in the second epoch
+    ("man_zoo.training.trainer.Trainer.train_batch", 5),  # before there is a checkpoint
+    ("man_zoo.training.trainer.Trainer.train_batch", 10),  # in the second epoch
     ("torch.save", 4),  # while its checkpoint is written
     ("man_zoo.training.checkpoint.Checkpoints._tidy", 1),  # before best points at it
-    ("man_zoo.training.train.export_run", 2),  # at the very end
+    ("man_zoo.commands.train.export_run", 2),  # at the very end
 ]
 
 

@@ -9,10 +9,11 @@ import pytest
 import yaml
 from recipe import ROOT, environment, flags, python, train_here, write_images
 
-from man_zoo.results.lines import read_results, result_of
-from man_zoo.results.sweep import parse_args, read_sweep, sweep, train_run
-from man_zoo.training import config
-from man_zoo.training.errors import UserError
+from man_zoo.commands.sweep import parse_args
+from man_zoo.console import UserError
+from man_zoo.results.records import read_results, result_of
+from man_zoo.results.sweep import read_sweep, sweep, train_run
+from man_zoo.runs import config
 
 RECIPE = ROOT / "recipes" / "train.py"
 
@@ -62,7 +63,7 @@ def test_a_sweep_trains_what_is_missing_and_writes_a_line_a_run(folder):
     logs = {log: log.read_text() for log in (folder / "runs").glob("narrow*.log")}
     (folder / "lines" / "out.jsonl").unlink()
     write_sweep(folder, {"config": "narrow.yaml", "seeds": [0, 1]})
-    again = sweep(parse_args([*words[1:], "--lr", "0.01"]), RECIPE)
+    again = sweep(parse_args([*words[1:], "--lr", "0.01"]))
     assert {log: log.read_text() for log in logs} == logs
     assert sorted(again, key=lambda line: line["seed"]) == sorted(
         lines, key=lambda line: line["seed"]
@@ -122,9 +123,9 @@ def test_what_cannot_be_launched_is_a_sentence(folder):
     path = write_sweep(folder, {"config": "narrow.yaml"})
     words = [str(path), "--output", str(folder / "runs"), "--launch", "nowhere/python"]
     with pytest.raises(UserError, match="1 of 1 runs failed"):
-        sweep(parse_args(words), RECIPE)
+        sweep(parse_args(words))
     with pytest.raises(UserError, match="--launch: No closing quotation"):
-        sweep(parse_args([*words, "--launch", "'python"]), RECIPE)
+        sweep(parse_args([*words, "--launch", "'python"]))
 
 
 def test_cost_is_that_of_the_method(folder):

@@ -13,11 +13,13 @@ from safetensors.torch import load_file
 from timm.data import Mixup
 from timm.loss import SoftTargetCrossEntropy
 
-from man_zoo.training.config import build_parser, parse_args, save_args
-from man_zoo.training.errors import NonFiniteLoss, UserError
-from man_zoo.training.facts import load_log, load_record
-from man_zoo.training.learner import create_mixup
-from man_zoo.training.losses import check_weights
+from man_zoo.console import UserError
+from man_zoo.runs.config import parse_args, save_args
+from man_zoo.runs.flags import build_parser
+from man_zoo.runs.folder import load_epoch, load_log
+from man_zoo.tasks import Classification
+from man_zoo.training.losses import NonFiniteLoss, check_weights
+from man_zoo.training.trainer import create_mixup
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +75,8 @@ def test_yaml_values(text, key, value, tmp_path):
     [
         ("lr: fast", "argument --lr: invalid float value: 'fast'."),
         ("learning-rate: 1", "Unknown key 'learning-rate'; expected one of .* The nearest is"),
-        ("epochs: [1, 2]", "argument --epochs: invalid int value: '\\[1, 2\\]'."),
-        ("epochs: 0", "argument --epochs: 0 is too small, expected 1 or more."),
+        ("epochs: [1, 2]", "argument --epochs: expected a whole number from 1, got '\\[1, 2\\]'."),
+        ("epochs: 0", "argument --epochs: expected a whole number from 1, got '0'."),
         ("model-ema: 3", "--model-ema is true or false, not 3."),
         ("opt-kwargs: 3", "--opt-kwargs is a mapping such as {key: value}, not 3."),
         ("mixed-precision: fp4", "argument --mixed-precision: invalid choice: 'fp4'"),
@@ -185,8 +187,8 @@ def test_smoothing_of_mixed_targets_is_timms():
     import numpy as np
 
     logits, target = torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
-    model = Namespace(auxiliaries=[], backbone=Namespace(num_classes=3))
-    ours = create_mixup(parse_args(["--mixup", "1", "--batch-size", "4"]), model)
+    model = Namespace(auxiliaries=[])
+    ours = create_mixup(parse_args(["--mixup", "1", "--batch-size", "4"]), Classification(3), model)
     np.random.seed(0)
     _, mixed = ours(torch.randn(4, 3, 8, 8), target)
     np.random.seed(0)
@@ -228,7 +230,7 @@ def test_epochs_between_validations_are_trained_and_saved_alone(data, tmp_path, 
     assert {"epoch-0002", "epoch-0003", "best"} <= {p.name for p in (run / "checkpoints").iterdir()}
     assert json.loads((run / "summary.json").read_text())["best_epoch"] in (2, 3)
     with pytest.raises(UserError, match="was not validated after epoch 1; expected 'best'"):
-        load_record(run, 1)
+        load_epoch(run, 1)
 
 
 def test_a_run_that_goes_on_is_not_finished(data, tmp_path, monkeypatch):
@@ -242,7 +244,7 @@ def test_a_run_that_goes_on_is_not_finished(data, tmp_path, monkeypatch):
 
 def test_bar_shows_losses_and_time_left(data, tmp_path, monkeypatch):
     shown = []
-    from man_zoo.training.logging import TrainingBar
+    from man_zoo.training.bar import TrainingBar
 
     advance = TrainingBar.advance
 
@@ -347,9 +349,9 @@ def test_bugs_are_not_swallowed(run, monkeypatch):
 
 
 def test_non_finite_loss_stops_the_run(run, tmp_path, monkeypatch):
-    from man_zoo.training.learner import Learner
+    from man_zoo.training.trainer import Trainer
 
-    learn = Learner.learn
+    learn = Trainer.train_batch
 
     def poisoned(self, images, target):
         if self.updates == 6 + 2:
@@ -358,12 +360,12 @@ def test_non_finite_loss_stops_the_run(run, tmp_path, monkeypatch):
 
     run()
     good = (tmp_path / "run/checkpoints/epoch-0001/model.safetensors").read_bytes()
-    monkeypatch.setattr(Learner, "learn", poisoned)
+    monkeypatch.setattr(Trainer, "train_batch", poisoned)
     sentence = r"The loss of block 1 \(stem to layer1.1\) was nan at update 9; the last checkpoint"
     with pytest.raises(NonFiniteLoss, match=sentence):
         train_here("--resume", str(tmp_path / "run"), "--epochs", "2")
     assert (tmp_path / "run/checkpoints/epoch-0001/model.safetensors").read_bytes() == good
-    monkeypatch.setattr(Learner, "learn", learn)
+    monkeypatch.setattr(Trainer, "train_batch", learn)
     summary = train_here("--resume", str(tmp_path / "run"), "--epochs", "2")
     assert summary["epochs"] == 2
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..training.errors import UserError
+from ..console import UserError
 from ..training.evaluate import Loader
 from .runs import Run, read
 

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from torch import Tensor
 
-from ..picture import COLOURS, save
+from ..console.picture import COLOURS, save
 
-Numbers = dict[str, Any]  # as man_zoo.analysis.findings.numbers gives them
+Numbers = dict[str, Any]  # as man_zoo.analysis.report.numbers gives them
 
 _MARKERS = "osD^v"
 _CKA = "CKA (1: the same up to rotation and scale)"

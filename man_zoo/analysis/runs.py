@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..console import UserError
 from ..data import LoaderInfo
 from ..families import Units, list_units
 from ..local_model import LocalModel
-from ..training.checkpoint import find_checkpoint
-from ..training.config import read_args
-from ..training.errors import UserError
-from ..training.facts import load_facts
-from ..training.runs import load_run
+from ..runs.checkpoints import find_checkpoint
+from ..runs.config import read_args
+from ..runs.folder import CHECKPOINTS
+from ..runs.metadata import load_metadata
+from ..runs.model import load_run
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,13 @@ def load_runs(
 
 
 def _load(folder: Path, device: torch.device, checkpoint: str) -> Run:
-    args, (data, _) = read_args(folder), load_facts(folder)
+    args, data = read_args(folder), load_metadata(folder).data
     model = load_run(folder, checkpoint).eval().to(device)
     return Run(
         label=f"{model.spec.name}, seed {args.seed}",
         args=args,
         data=data,
-        checkpoint=find_checkpoint(folder / "checkpoints", checkpoint).name,
+        checkpoint=find_checkpoint(folder / CHECKPOINTS, checkpoint).name,
         model=model,
         units=list_units(model.backbone),
     )

@@ -11,9 +11,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from tqdm import tqdm
 
+from ..console import UserError
 from ..data import Split
 from ..layout import Layout
-from ..training.errors import UserError
 from ..training.evaluate import Loader
 from .runs import Run, read
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,15 @@ from timm.models import save_for_hf
 
 import man_zoo
 
-from ..training.checkpoint import find_checkpoint, load_average, load_backbone
-from ..training.config import command_line, config_hash, read_args
+from ..console import UserError, user_errors, whole_folder
 from ..data import LoaderInfo
-from ..training.errors import UserError, user_errors
-from ..training.facts import load_facts, load_record
-from ..training.setup import create_model
+from ..runs.checkpoints import epoch_of, find_checkpoint, load_average, load_backbone
+from ..runs.config import command_line, config_hash, read_args
+from ..runs.folder import CHECKPOINTS, EXPORT, load_epoch
+from ..runs.metadata import load_metadata
+from ..runs.model import create_model
+from ..weights import CARD, CONFIG, WEIGHTS
 from .card import load_lines, write_card
-from .index import CARD, CONFIG, WEIGHTS, add_to_index
 
 _PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
@@ -52,14 +52,15 @@ def export_run(
     Raises:
         UserError: If there is no such run or checkpoint, or the folder is there already.
     """
-    folder = folder or run / "export"
+    folder = folder or run / EXPORT
     _check_target(folder, force)
-    args, (data, machine) = read_args(run), load_facts(run)
+    args, metadata = read_args(run), load_metadata(run)
+    data = metadata.data
     with user_errors():
-        source = find_checkpoint(run / "checkpoints", checkpoint)
+        source = find_checkpoint(run / CHECKPOINTS, checkpoint)
         model = create_model(args, data, auxiliaries=False, pretrained=False)
         (load_average if ema else load_backbone)(model, source)
-    record = load_record(run, int(source.name.removeprefix("epoch-")))
+    record = load_epoch(run, epoch_of(source))
     prefix = "ema_val" if ema else "val"
     facts = {
         "name": model.spec.name,
@@ -74,7 +75,7 @@ def export_run(
         "epoch": f"{record['epoch']} of {args.epochs}" + (", averaged weights" if ema else ""),
         "recipe": f"accelerate launch recipes/train.py {command_line(args)}".rstrip(),
         "seconds": record["seconds"],
-        "machine": machine,
+        "machine": metadata.machine,
         "version": man_zoo.__version__,
         "config_sha256": config_hash(args),
     }
@@ -92,38 +93,35 @@ def _check_target(folder: Path, force: bool) -> None:
 
 
 def _write(backbone: Any, data: LoaderInfo, facts: dict[str, Any], folder: Path) -> None:
-    unfinished = folder.with_name(f".{folder.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)
     labels = list(data.class_names)
     if len(labels) != backbone.num_classes:
         labels = []  # --num-classes gave the network more classes than there are names
-    save_for_hf(
-        backbone,
-        str(unfinished),
-        # timm drops names that do not match the number of classes of the cfg that it began with.
-        model_config={
-            "pretrained_cfg": {
-                "tag": facts["tag"],
-                "num_classes": backbone.num_classes,
-                **({"label_names": labels} if labels else {}),
+    with whole_folder(folder) as unfinished:
+        save_for_hf(
+            backbone,
+            str(unfinished),
+            # timm drops names that do not match the number of classes of the cfg that it began with.
+            model_config={
+                "pretrained_cfg": {
+                    "tag": facts["tag"],
+                    "num_classes": backbone.num_classes,
+                    **({"label_names": labels} if labels else {}),
+                },
+                "man_zoo": facts,
             },
-            "man_zoo": facts,
-        },
-        safe_serialization=True,
-        data_config={key: getattr(data, key) for key in _PREPROCESSING},
-    )
-    # Once more, because save_for_hf takes no metadata. Under one key, because safetensors writes
-    # several in any order, and an export of the same weights should be the same file.
-    metadata = {key: facts[key] for key in ("version", "name", "tag", "config_sha256")}
-    save_file(backbone.state_dict(), unfinished / WEIGHTS, {"man_zoo": json.dumps(metadata)})
-    write_card(
-        unfinished / CARD,
-        facts,
-        architecture=backbone.pretrained_cfg["architecture"],
-        labels=labels,
-    )
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+            safe_serialization=True,
+            data_config={key: getattr(data, key) for key in _PREPROCESSING},
+        )
+        # Once more, because save_for_hf takes no metadata. Under one key, because safetensors writes
+        # several in any order, and an export of the same weights should be the same file.
+        metadata = {key: facts[key] for key in ("version", "name", "tag", "config_sha256")}
+        save_file(backbone.state_dict(), unfinished / WEIGHTS, {"man_zoo": json.dumps(metadata)})
+        write_card(
+            unfinished / CARD,
+            facts,
+            architecture=backbone.pretrained_cfg["architecture"],
+            labels=labels,
+        )
 
 
 def usage(folder: Path) -> str:
@@ -137,32 +135,3 @@ def default_tag(args: Namespace) -> str:
     folder = args.dataset in ("folder", "imagefolder", "tar")
     name = Path(args.data_dir).resolve().name if folder else args.dataset.split("/")[-1]
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-
-
-def add_export(subparsers: Any) -> None:
-    """``man-zoo export RUN``."""
-    parser = subparsers.add_parser("export", help="write a run's backbone in timm's hub format")
-    add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help="run folder of the training recipe")
-    add("-o", "--output", type=Path, metavar="FOLDER", help="default: RUN/export")
-    add("--checkpoint", default="last", help="last (default), best, or a name such as epoch-0007")
-    add("--ema", action="store_true", help="the moving average of the weights (--model-ema)")
-    add("--tag", help="name of the weights after the model's; default: the data set")
-    add("--force", action="store_true", help="replace a folder of an earlier export")
-    add("--index", action="store_true", help="also put it into this checkout's hub/")
-    parser.set_defaults(command=_export)
-
-
-def _export(args: Namespace) -> None:
-    folder = export_run(
-        args.run,
-        args.output,
-        checkpoint=args.checkpoint,
-        ema=args.ema,
-        tag=args.tag,
-        force=args.force,
-    )
-    print(f"{folder}\n\n{usage(folder)}")
-    if args.index:
-        weights = add_to_index(folder)
-        print(f"\nin the index as {weights.title}: {weights.folder}")

@@ -1,125 +1,13 @@
-"""The index of weights: ``hub/index.json``, and a folder each with card, config and small weights.
+"""Put an exported folder into the index of published weights."""
 
-What can be loaded by name is what stands here. An entry has the sha256 of its weights, the metrics
-that their run measured, and the repository on the Hub, ``null`` until they are pushed.
-"""
-
-import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import HTTPError
-from timm.models import resolve_model_input_args
-
+from ..console import whole_folder, write_json
+from ..weights import CARD, CONFIG, INDEX, SMALL, WEIGHTS, Weights, read_index, sha256
 from .card import card_of
-
-CARD, CONFIG, WEIGHTS, INDEX = "README.md", "config.json", "model.safetensors", "index.json"
-SMALL = 10_000_000  # bytes; heavier weights are on the Hub alone
-
-_PACKAGE = Path(__file__).parents[1]
-# A wheel carries the index inside the package.
-HUB = next(
-    (hub for hub in (_PACKAGE / "_hub", _PACKAGE.parent / "hub") if (hub / INDEX).is_file()),
-    _PACKAGE.parent / "hub",
-)
-
-
-@dataclass(frozen=True)
-class Weights:
-    """An entry of the index.
-
-    Args:
-        name: Zoo name.
-        tag: What they are called after it, as in timm.
-        sha256: Of ``model.safetensors``.
-        size: Bytes of the same.
-        metrics: ``top1`` and ``top5`` in percent and ``loss`` on the validation images.
-        repository: ``ORG/NAME`` on the Hub, if they were pushed.
-        revision: The commit there.
-    """
-
-    name: str
-    tag: str
-    sha256: str
-    size: int
-    metrics: dict[str, float]
-    repository: str | None = None
-    revision: str | None = None
-
-    @property
-    def title(self) -> str:
-        """``{name}.{tag}``."""
-        return f"{self.name}.{self.tag}"
-
-    @property
-    def folder(self) -> Path:
-        """Card, config and, if they are small, the weights themselves."""
-        return HUB / self.title
-
-    @property
-    def can_be_loaded(self) -> bool:
-        """Whether the weights are here or on the Hub."""
-        return self.repository is not None or (self.folder / WEIGHTS).is_file()
-
-    def arguments(self, file: Path | None = None) -> dict[str, Any]:
-        """Arguments of ``timm.create_model`` for the network that the weights are of.
-
-        Args:
-            file: Where the weights are; by default where they will be fetched from.
-        """
-        arguments = resolve_model_input_args(f"local-dir:{self.folder}")
-        arguments.pop("model_name")
-        arguments["pretrained_cfg"] |= {
-            "source": None,
-            "file": str(file or self.folder / WEIGHTS),
-            "tag": self.tag,
-        }
-        if self.repository:
-            arguments["pretrained_cfg"]["hf_hub_id"] = f"{self.repository}@{self.revision}"
-        return arguments
-
-    def fetch(self, cache_dir: str | Path | None = None) -> Path:
-        """The file of the weights: from ``hub/`` if they are there, else from the Hub.
-
-        Raises:
-            RuntimeError: If they cannot be fetched, or are not what was published.
-        """
-        file = self.folder / WEIGHTS
-        if not file.is_file():
-            file = self._download(cache_dir)
-        if sha256(file) != self.sha256:
-            raise RuntimeError(
-                f"{file} is not the file that {self.title} was published as (its sha256 is another "
-                "one): it was cut short or altered; delete it and get it again."
-            )
-        return file
-
-    def _download(self, cache_dir: str | Path | None) -> Path:
-        assert self.repository is not None
-        try:
-            path = hf_hub_download(
-                self.repository, WEIGHTS, revision=self.revision, cache_dir=cache_dir
-            )
-        except (HTTPError, OSError) as error:
-            reason = str(error).strip().splitlines()[0].rstrip(".:")
-            raise RuntimeError(
-                f"The weights of {self.title} could not be fetched from "
-                f"{constants.ENDPOINT}/{self.repository} ({reason}); check the network, "
-                f"HF_ENDPOINT and HF_TOKEN, or train them: {train_command(self.name)}."
-            ) from error
-        return Path(path)
-
-
-def read_index() -> dict[str, Weights]:
-    """Every entry by its title, ``{name}.{tag}``."""
-    path = HUB / INDEX
-    entries = json.loads(path.read_text()) if path.is_file() else []
-    weights = [Weights(**entry) for entry in entries]
-    return {one.title: one for one in weights}
 
 
 def add_to_index(
@@ -143,29 +31,10 @@ def add_to_index(
         repository,
         revision,
     )
-    HUB.mkdir(parents=True, exist_ok=True)
-    unfinished = HUB / f".{weights.title}"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    (unfinished / CARD).write_text(card_of(folder, repository))
-    for name in (CONFIG, *([WEIGHTS] if weights.size < SMALL else [])):
-        shutil.copyfile(folder / name, unfinished / name)
-    shutil.rmtree(weights.folder, ignore_errors=True)
-    unfinished.rename(weights.folder)
+    with whole_folder(weights.folder) as unfinished:
+        (unfinished / CARD).write_text(card_of(folder, repository))
+        for name in (CONFIG, *([WEIGHTS] if weights.size < SMALL else [])):
+            shutil.copyfile(folder / name, unfinished / name)
     entries = read_index() | {weights.title: weights}
-    text = json.dumps([asdict(entries[title]) for title in sorted(entries)], indent=2)
-    new = HUB / f".{INDEX}"
-    new.write_text(f"{text}\n")
-    new.replace(HUB / INDEX)
+    write_json(weights.folder.parent / INDEX, [asdict(entries[title]) for title in sorted(entries)])
     return weights
-
-
-def train_command(name: str) -> str:
-    """The command that trains a model of the zoo."""
-    return f"accelerate launch recipes/train.py --model {name}"
-
-
-def sha256(file: Path) -> str:
-    """Hex digest of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,18 +1,17 @@
 """Publish an exported folder on the Hugging Face Hub, and put it into the index."""
 
 import json
-from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
-from ..training.errors import UserError
+from ..console import UserError
+from ..weights import CARD, CONFIG, WEIGHTS, Weights
 from .card import card_of
-from .index import CARD, CONFIG, WEIGHTS, Weights, add_to_index
+from .index import add_to_index
 
 
 def push(
@@ -138,37 +137,3 @@ _SENTENCES = {
     412: "{repository} was changed at the same time; nothing was published, push again.",
 }
 _OTHER = "{endpoint} failed with status {status}; nothing was published, push again later."
-
-
-def add_push(subparsers: Any) -> None:
-    """``man-zoo push FOLDER --repo ORG/NAME``."""
-    parser = subparsers.add_parser("push", help="publish an exported folder on the Hub")
-    add = parser.add_argument
-    add("folder", type=Path, metavar="FOLDER", help="as `man-zoo export` writes it")
-    add("--repo", required=True, metavar="ORG/NAME", help="repository; a new one, unless one of "
-        "--update, --revision and --create-pr says that it is there")  # fmt: skip
-    add("--private", action="store_true", help="make the new repository a private one")
-    add("--update", action="store_true", help="a new version of a repository that is there")
-    add("--revision", metavar="BRANCH", help="push to this branch, made if need be")
-    add("--create-pr", action="store_true", help="propose it as a pull request")
-    add("--dry-run", action="store_true", help="only list what would be published")
-    parser.set_defaults(command=_push)
-
-
-def _push(args: Namespace) -> None:
-    if args.dry_run:
-        for operation in plan_push(args.folder, args.repo):
-            print(f"{operation.upload_info.size:>12,} bytes  {args.repo}/{operation.path_in_repo}")
-        return
-    if args.create_pr and args.revision:
-        raise UserError("--create-pr is against the main branch; leave --revision out.")
-    commit, weights = push(
-        args.folder,
-        args.repo,
-        private=args.private,
-        update=args.update,
-        revision=args.revision,
-        create_pr=args.create_pr,
-    )
-    print(commit.pr_url or commit.commit_url)
-    print(f"in the index as {weights.title}; commit {weights.folder.parent}")

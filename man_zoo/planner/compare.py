@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..console import table, whole
 from ..split import PUBLISHED_CUTS
-from ..training.report import table
 from .plan import GIB, Plan, Planner
 
 HEADER = ("", "K", "form", "peak GiB", "of e2e", "arithmetic of e2e", "recomputed")
@@ -117,9 +117,8 @@ def draw(
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    unfinished = path.with_name(f".{path.name}")
-    figure.savefig(unfinished, dpi=150, format=path.suffix.lstrip(".") or "png")
-    unfinished.replace(path)
+    with whole(path) as unfinished:
+        figure.savefig(unfinished, dpi=150, format=path.suffix.lstrip(".") or "png")
 
 
 def describe(plan: Plan) -> str:

@@ -13,10 +13,11 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from ..analysis.pictures import PICTURES
-from ..picture import digest, digest_of
+from ..console import write_text
+from ..console.picture import digest, digest_of
 from . import pictures, tables
 from .groups import Groups
-from .lines import read_results
+from .records import read_results
 from .sweep import read_sweep
 
 TEMPLATE, PAGE = Path("results/page.md.jinja"), Path("results.md")
@@ -95,7 +96,5 @@ class Page:
             if file in self.pictures:
                 numbers, draw = self.pictures[file]
                 draw(numbers, self.picture(file))
-        unfinished = self.docs / f".{PAGE.name}"
-        unfinished.write_text(self.text)
-        unfinished.replace(self.docs / PAGE)
+        write_text(self.docs / PAGE, self.text)
         return old

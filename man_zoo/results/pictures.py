@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ..picture import COLOURS, save
+from ..console.picture import COLOURS, save
 from .groups import Groups
 
 

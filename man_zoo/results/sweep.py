@@ -12,7 +12,6 @@ Runs are processes of the training recipe, so that one that fails takes no other
 import os
 import shlex
 import subprocess
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -22,13 +21,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..messages import positive, unknown
-from ..training import config
-from ..training.errors import UserError, user_errors
-from ..training.facts import SUMMARY
-from ..training.setup import share_of_cores
-from .lines import add_result, read_results, result_of
+from ..console import UserError, user_errors
+from ..messages import unknown
+from ..parallel.processes import share_of_cores
+from ..runs.config import parse_args, read_args, settings
+from ..runs.folder import ARGS, SUMMARY
+from ..runs.yaml_flags import load_yaml, words_of
+from .records import add_result, read_results, result_of
 
+TRAIN = "man_zoo.commands.train"  # as a process of its own
 _SWEEP: dict[str, type] = {"results": str, "over": list, "runs": list}
 _RUN: dict[str, type] = {"name": str, "config": str, "seeds": list, "flags": dict}
 _KINDS: dict[type, str] = {str: "text", list: "list", dict: "mapping"}
@@ -60,33 +61,11 @@ class Run:
         return (self.folder / SUMMARY).is_file()
 
 
-def parse_args(argv: Sequence[str] | None = None) -> Namespace:
-    """Flags of ``recipes/sweep.py``; those that it does not know are for every run (``flags``).
-
-    Raises:
-        UserError: For flags that are not understood.
-    """
-    parser = config.Parser(
-        description="Train a list of runs and collect their results.",
-        epilog="Further flags go to every run, e.g. --data-dir DIR.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("sweep", type=Path, metavar="FILE", help="YAML: results, over, runs")
-    add("--output", type=Path, default=Path("runs"), metavar="DIR", help="of the run folders")
-    add("--jobs", type=positive, default=1, metavar="N", help="runs at a time, on shared cores")
-    add("--launch", default=shlex.quote(sys.executable), metavar="COMMAND", help="what starts a "
-        "run: python, or e.g. 'accelerate launch --num_processes 8'")  # fmt: skip
-    known, flags = parser.parse_known_args(argv)
-    return Namespace(**vars(known), flags=flags)
-
-
-def sweep(args: Namespace, recipe: Path) -> list[dict[str, Any]]:
+def sweep(args: Namespace) -> list[dict[str, Any]]:
     """Train what is not trained yet, and write every finished run into the results file.
 
     Args:
-        args: As :func:`parse_args` gives them.
-        recipe: The training recipe, ``recipes/train.py``.
+        args: Flags of ``man-zoo sweep``.
 
     Returns:
         The lines of the results file.
@@ -97,7 +76,7 @@ def sweep(args: Namespace, recipe: Path) -> list[dict[str, Any]]:
     """
     results, runs = read_sweep(args.sweep, args.output, args.flags)
     with user_errors(about="--launch"):
-        command = [*shlex.split(args.launch), str(recipe)]
+        command = [*shlex.split(args.launch), "-m", TRAIN]
     if args.jobs > 1:
         command += ["--cpu-threads", str(max(1, share_of_cores() // args.jobs))]
     failed: list[str] = []
@@ -138,7 +117,7 @@ def read_sweep(path: Path, output: Path, flags: Sequence[str]) -> tuple[Path, li
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file.")
-    values = config.load_yaml(path)
+    values = load_yaml(path)
     with user_errors(about=str(path)):
         _check(values, _SWEEP, needed=("results", "runs"))
         for entry in values["runs"]:
@@ -181,12 +160,12 @@ def _read_run(
     experiment = f"{name}-seed{seed}"
     with user_errors(UserError, ValueError, about=name):
         words = (
-            *("-c", str(base / entry["config"]), *over, *config.words_of(entry.get("flags", {}))),
+            *("-c", str(base / entry["config"]), *over, *words_of(entry.get("flags", {}))),
             *(*flags, "--seed", str(seed), "--output", str(output), "--experiment", experiment),
         )
         run = Run(name, seed, words, tuple(flags), output / experiment)
-        wanted = _compared(config.parse_args(words))
-        if _is_begun(run) and _compared(config.read_args(run.folder)) != wanted:
+        wanted = _compared(parse_args(words))
+        if _is_begun(run) and _compared(read_args(run.folder)) != wanted:
             raise UserError(
                 f"{run.folder} is a run with other flags; remove it, or take another --output."
             )
@@ -195,11 +174,11 @@ def _read_run(
 
 def _compared(args: Namespace) -> dict[str, Any]:
     """The settings of a run but for those that it may have chosen by itself."""
-    return {key: value for key, value in config.settings(args).items() if key not in _CHOSEN}
+    return {key: value for key, value in settings(args).items() if key not in _CHOSEN}
 
 
 def _is_begun(run: Run) -> bool:
-    return (run.folder / "args.yaml").is_file()
+    return (run.folder / ARGS).is_file()
 
 
 def train_run(run: Run, command: Sequence[str]) -> bool:

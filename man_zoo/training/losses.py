@@ -4,8 +4,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..console import UserError
 from ..local_model import LocalModel
-from .errors import NonFiniteLoss
+
+
+class NonFiniteLoss(UserError):
+    """Training diverged: a local loss or a block's weights became NaN or infinite."""
 
 
 class LossWatch:

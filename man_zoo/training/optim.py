@@ -14,9 +14,9 @@ from timm.optim import (
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 
+from ..console import user_errors
 from ..local_model import LocalModel
 from ..messages import unknown
-from .errors import user_errors
 
 # timm's, without plateau: it asks for a metric, and these are counted in updates.
 SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant")

@@ -1,28 +1,49 @@
-"""The training run behind ``recipes/train.py``, to be read from top to bottom."""
+"""The training run behind ``man-zoo train``, to be read from top to bottom."""
 
 import time
 from argparse import Namespace
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from accelerate.utils import set_seed
 
+from ..console import user_errors
 from ..data import create_loaders
-from ..hub.export import export_run, usage
+from ..local_model import LocalModel
+from ..runs.folder import CHECKPOINTS
+from ..runs.model import create_model
+from ..tasks import Classification
+from .bar import TrainingBar
 from .checkpoint import Checkpoints, Progress
-from .errors import user_errors
 from .evaluate import evaluate_exits, validate
-from .facts import SUMMARY, save_json
-from .learner import Learner, create_learner
-from .logging import TrainingBar
 from .losses import LossWatch, check_weights
-from .report import describe, epoch_line, final_report
-from .setup import create_accelerator, create_model, keep_plan, resume_run, run_folder, start_run
+from .report import describe, epoch_line
+from .setup import create_accelerator, keep_plan, resume_run, run_folder, start_run
+from .trainer import Trainer, create_trainer
 
 
-def train(args: Namespace) -> dict[str, Any]:
-    """Train as the flags say; the summary of the run.
+@dataclass(frozen=True)
+class Finished:
+    """A run that has come to its end.
+
+    Args:
+        run: Its folder.
+        model: As it was trained last.
+        summary: How it ended.
+        is_main: Whether this process writes and prints for all.
+    """
+
+    run: Path
+    model: LocalModel
+    summary: dict[str, Any]
+    is_main: bool
+
+
+def train(args: Namespace) -> Finished:
+    """Train as the flags say.
 
     Raises:
         UserError: For flags that cannot be honoured, and for data or a run that is not there;
@@ -36,38 +57,40 @@ def train(args: Namespace) -> dict[str, Any]:
         loader, val_loader, data = create_loaders(
             args, accelerator, channels_last=args.channels_last
         )
+        task = Classification(data.num_classes)
         set_seed(args.seed)  # the same initial weights in every process ...
         model = create_model(args, data)
         keep_plan(args, model)
-        learner = create_learner(args, accelerator, model, len(loader))
-        averaged = [learner.ema.module] if learner.ema else []
-        accelerator.register_for_checkpointing(progress, *averaged)
-        checkpoints = Checkpoints(accelerator, model, run / "checkpoints", args.checkpoint_hist)
+        trainer = create_trainer(args, accelerator, task, model, len(loader))
+        average = trainer.ema.module if trainer.ema else None
+        checkpoints = Checkpoints(
+            accelerator, model, average, progress, run / CHECKPOINTS, args.checkpoint_hist
+        )
         set_seed(args.seed, device_specific=True)  # ... and from here random numbers of its own
         if args.resume:
             resume_run(args, checkpoints, progress)
     if accelerator.is_main_process:
         start_run(args, run, data, accelerator.device)
     accelerator.wait_for_everyone()
-    done = progress.epoch * learner.updates_per_epoch
+    done = progress.epoch * trainer.updates_per_epoch
     accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": done}})
 
-    total = args.epochs * learner.updates_per_epoch
+    total = args.epochs * trainer.updates_per_epoch
     started = time.perf_counter()
     with closing(TrainingBar(total, done, accelerator.is_local_main_process)) as bar:
         bar.say(describe(model, data, run))
         while progress.epoch < args.epochs:
             loader.set_epoch(progress.epoch)
-            record = train_epoch(learner, loader, progress.epoch, bar, args.log_interval)
-            learner.finish_epoch()
-            check_weights(model, learner.updates)
+            record = train_epoch(trainer, loader, progress.epoch, bar, args.log_interval)
+            trainer.finish_epoch()
+            check_weights(model, trainer.updates)
             if (progress.epoch + 1) % args.val_interval == 0 or progress.epoch + 1 == args.epochs:
-                record |= validate(accelerator, model.backbone, val_loader, "val")
-                if learner.ema:
-                    record |= validate(accelerator, learner.ema.module, val_loader, "ema_val")
+                record |= validate(accelerator, task, model.backbone, val_loader, "val")
+                if average is not None:
+                    record |= validate(accelerator, task, average, val_loader, "ema_val")
             progress.advance(record["losses"], record.get("val_top1"))
-            accelerator.log({"epoch": progress.epoch, **numbers(record)}, step=learner.updates)
-            checkpoints.save(progress)
+            accelerator.log({"epoch": progress.epoch, **numbers(record)}, step=trainer.updates)
+            checkpoints.save()
             bar.say(epoch_line(progress.epoch, record))
 
     summary = {
@@ -77,22 +100,15 @@ def train(args: Namespace) -> dict[str, Any]:
         "best_epoch": progress.best_epoch,
         "blocks": [model.block_name(j) for j in range(len(model.blocks))],
         "losses": progress.losses,
-        **evaluate_exits(accelerator, model, val_loader),
+        **evaluate_exits(accelerator, task, model, val_loader),
         "seconds": time.perf_counter() - started,
     }
-    if accelerator.is_main_process:
-        exported = export_run(run, run / "export", force=True)
-        if learner.ema:
-            export_run(run, run / "export-ema", ema=True, force=True)
-        save_json(run / SUMMARY, summary)
-        print(final_report(model, summary, run))
-        print(f"\nload it with timm:\n\n{usage(exported)}")
     accelerator.end_training()
-    return summary
+    return Finished(run, model, summary, accelerator.is_main_process)
 
 
 def train_epoch(
-    learner: Learner, loader: Any, epoch: int, bar: TrainingBar, log_interval: int
+    trainer: Trainer, loader: Any, epoch: int, bar: TrainingBar, log_interval: int
 ) -> dict[str, Any]:
     """One pass over the data, cut to whole updates.
 
@@ -103,21 +119,21 @@ def train_epoch(
     Raises:
         NonFiniteLoss: With the block's name and the update.
     """
-    accelerator = learner.accelerator
-    learner.start_epoch(epoch)
-    first = learner.updates + 1
-    watch = LossWatch(accelerator, learner.model)
-    images_seen, lr, started = 0, learner.lr, time.perf_counter()
+    accelerator = trainer.accelerator
+    trainer.start_epoch(epoch)
+    first = trainer.updates + 1
+    watch = LossWatch(accelerator, trainer.model)
+    images_seen, lr, started = 0, trainer.lr, time.perf_counter()
 
     def images_per_second() -> float:
         return images_seen * accelerator.num_processes / (time.perf_counter() - started)
 
-    batches = learner.updates_per_epoch * accelerator.gradient_accumulation_steps
+    batches = trainer.updates_per_epoch * accelerator.gradient_accumulation_steps
     for images, target in islice(loader, batches):
-        update, lr = learner.updates + 1, learner.lr
-        watch.add(update, learner.learn(images, target))
+        update, lr = trainer.updates + 1, trainer.lr
+        watch.add(update, trainer.train_batch(images, target))
         images_seen += len(images)
-        if learner.updates == update:
+        if trainer.updates == update:
             if update == first or update % log_interval == 0:
                 bar.show(epoch + 1, watch.look(), images_per_second())
             bar.advance()

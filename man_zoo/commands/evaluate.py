@@ -1,5 +1,6 @@
-"""What weights can do on a data set: the evaluation behind ``recipes/evaluate.py``."""
+"""``man-zoo evaluate MODEL``: what weights can do on a data set."""
 
+import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
@@ -13,21 +14,22 @@ from sklearn.metrics import classification_report
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
+from ..console import Parser, UserError, exit_status, table, user_errors
 from ..data import LoaderInfo, add_data_args, create_loaders
 from ..local_model import LocalModel
-from .config import Parser, read_args
-from .errors import UserError, user_errors
-from .evaluate import evaluate
-from .report import table
-from .runs import load_run
-from .setup import on_cpu, share_of_cores
+from ..parallel.processes import on_cpu, share_of_cores
+from ..runs.config import read_args
+from ..runs.folder import ARGS
+from ..runs.model import load_run
+from ..tasks import Classification
+from ..training.evaluate import evaluate
 
 _PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct")
 
 
-def build_parser() -> ArgumentParser:
-    """Every flag of ``recipes/evaluate.py``."""
-    parser = Parser(description="Evaluate weights on a data set.", allow_abbrev=False)
+def build_parser(program: str | None = None) -> ArgumentParser:
+    """Every flag of the command."""
+    parser = Parser(prog=program, description="Evaluate weights on a data set.", allow_abbrev=False)
     add = parser.add_argument
     add("model", metavar="MODEL", help="a zoo name, hf-hub:ORG/NAME, an exported folder, or a run")
     add("--exits", action="store_true", help="also of every auxiliary; a run has them")
@@ -38,13 +40,13 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+def parse_args(argv: Sequence[str] | None = None, program: str = "man-zoo evaluate") -> Namespace:
     """Flags; for a run the data are its own unless flags say otherwise.
 
     Raises:
         UserError: For flags that are not understood.
     """
-    parser = build_parser()
+    parser = build_parser(program)
     args = parser.parse_args(argv)
     if not _is_run(args.model):
         return args
@@ -54,7 +56,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     return parser.parse_args(argv)
 
 
-def score(args: Namespace) -> dict[str, Any]:
+def evaluate_weights(args: Namespace) -> dict[str, Any]:
     """Evaluate as the flags say, and print it.
 
     Returns:
@@ -96,7 +98,8 @@ def score(args: Namespace) -> dict[str, Any]:
 
     started = time.perf_counter()
     outputs = len(model.blocks) if args.exits else 1
-    result = evaluate(accelerator, predict, batches(), outputs)
+    task = Classification(model.num_classes)
+    result = evaluate(accelerator, task, predict, batches(), outputs)
     result["images_per_second"] = result["count"] / (time.perf_counter() - started)
     result["report"] = _per_class(torch.cat(targets), torch.cat(predictions), data)
     print(_render(args, result, data, model))
@@ -104,7 +107,7 @@ def score(args: Namespace) -> dict[str, Any]:
 
 
 def _is_run(model: str) -> bool:
-    return (Path(model) / "args.yaml").is_file()
+    return (Path(model) / ARGS).is_file()
 
 
 def _load(args: Namespace) -> Any:
@@ -159,3 +162,12 @@ def _render(args: Namespace, result: dict[str, Any], data: LoaderInfo, model: An
         rows = [(f"{j + 1}  {model.block_name(j)}", f"{top1:.2f}") for j, top1 in tops]
         lines.append(table(("block", "top-1 %"), rows))
     return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None, program: str = "man-zoo evaluate") -> int:
+    """Run the command; its exit status."""
+    return exit_status(program, lambda: evaluate_weights(parse_args(argv, program)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmark import live_cost
+from ..console import write_text
 from ..data import LoaderInfo
-from ..training.config import read_args, settings
-from ..training.facts import SUMMARY, load_facts, load_log
-from ..training.setup import create_model
+from ..runs.config import read_args, settings
+from ..runs.folder import SUMMARY, load_log
+from ..runs.metadata import load_metadata
+from ..runs.model import create_model
 
 _OF_AN_EPOCH = ("epoch", "lr", "seconds", "images_per_second", "val_top1", "val_top5", "val_loss")
 
@@ -31,7 +33,8 @@ def result_of(run: Path, name: str) -> dict[str, Any]:
     Raises:
         UserError: If there is no such run.
     """
-    args, (data, machine) = read_args(run), load_facts(run)
+    args, metadata = read_args(run), load_metadata(run)
+    data = metadata.data
     summary = json.loads((run / SUMMARY).read_text())
     records = load_log(run)
     return {
@@ -40,8 +43,8 @@ def result_of(run: Path, name: str) -> dict[str, Any]:
         "model": summary["model"],
         "settings": {key: value for key, value in settings(args).items() if value is not None},
         "data": {key: getattr(data, key) for key in ("name", "train_count", "val_count")},
-        "machine": machine,
-        "commit": json.loads((run / "facts.json").read_text())["commit"],
+        "machine": metadata.machine,
+        "commit": metadata.commit,
         "epochs": [_epoch(record) for record in records],
         **{key: summary[key] for key in ("top1", "top5", "blocks", "exits")},
         "seconds": sum(record["seconds"] for record in records),
@@ -74,6 +77,4 @@ def add_result(path: Path, result: dict[str, Any]) -> None:
     lines = {(line["name"], line["seed"]): line for line in read_results(path)}
     lines[result["name"], result["seed"]] = result
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text("".join(f"{json.dumps(line)}\n" for line in lines.values()))
-    unfinished.replace(path)
+    write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines.values()))

@@ -1,5 +1,6 @@
-"""The analysis behind ``recipes/analyse.py``: runs in, pictures and numbers out."""
+"""``man-zoo analyse RUN...``: look into trained networks, block by block."""
 
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,27 +10,29 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from ..analysis.cka import FEWEST, similarity
+from ..analysis.images import draw_images
+from ..analysis.maps import feature_maps
+from ..analysis.pictures import PICTURES, draw_feature_maps
+from ..analysis.report import numbers, render, save_maps
+from ..analysis.runs import Run, common_depths, load_runs
+from ..analysis.separability import separability
+from ..console import Parser, UserError, exit_status, user_errors, write_json
 from ..data import Split
 from ..messages import positive
-from ..training.config import Parser
-from ..training.errors import UserError, user_errors
+from ..parallel.processes import on_cpu
+from ..runs.metadata import machine
+from ..tasks import Classification
 from ..training.evaluate import Loader, evaluate_exits
-from ..training.facts import machine, save_json
-from ..training.setup import on_cpu
-from .cka import FEWEST, similarity
-from .findings import numbers, render, save_maps
-from .images import draw_images
-from .maps import feature_maps
-from .pictures import PICTURES, draw_feature_maps
-from .runs import Run, common_depths, load_runs
-from .separability import separability
 
 IMAGES_SHOWN = 3
 
 
-def build_parser() -> ArgumentParser:
-    """Every flag of ``recipes/analyse.py``."""
-    parser = Parser(description="Look into trained networks, block by block.", allow_abbrev=False)
+def build_parser(program: str | None = None) -> ArgumentParser:
+    """Every flag of the command."""
+    parser = Parser(
+        prog=program, description="Look into trained networks, block by block.", allow_abbrev=False
+    )
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="run folders, all of one backbone")
     add("--labels", nargs="+", metavar="TEXT", help="what to call the runs; model and seed if not")
@@ -44,15 +47,6 @@ def build_parser() -> ArgumentParser:
     add("--data-dir", metavar="DIR", help="where the data are now; default: as in the first run")
     add("-j", "--workers", type=int, metavar="N", help="processes that read; default: the run's")
     return parser
-
-
-def parse_args(argv: Sequence[str] | None = None) -> Namespace:
-    """Flags of ``recipes/analyse.py``.
-
-    Raises:
-        UserError: For flags that are not understood.
-    """
-    return build_parser().parse_args(argv)
 
 
 def analyse(args: Namespace) -> dict[str, Any]:
@@ -86,7 +80,7 @@ def analyse(args: Namespace) -> dict[str, Any]:
         "seed": args.seed,
         "machine": machine(device),
     }
-    save_json(args.output / "analysis.json", found)
+    write_json(args.output / "analysis.json", found)
     for name, draw in PICTURES.items():
         draw(found, args.output / name)
     _show_maps(runs, depths, found, images, args.output)
@@ -115,8 +109,9 @@ def _open_images(args: Namespace, run: Run, device: torch.device) -> Split:
 
 
 def _exits(accelerator: Accelerator, run: Run, loader: Loader) -> list[float | None]:
+    task = Classification(run.data.num_classes)
     bar = tqdm(loader, f"exits, {run.label}", leave=False)
-    return evaluate_exits(accelerator, run.model, bar)["exits"]
+    return evaluate_exits(accelerator, task, run.model, bar)["exits"]
 
 
 def _show_maps(
@@ -134,3 +129,12 @@ def _show_maps(
     names = [classes[i] if classes else str(i) for i in target.tolist()]
     draw_feature_maps(found, shown, names, maps, output / "feature_maps.png")
     save_maps(runs, depths, shown, maps, output / "feature_maps.npz")
+
+
+def main(argv: Sequence[str] | None = None, program: str = "man-zoo analyse") -> int:
+    """Run the command; its exit status."""
+    return exit_status(program, lambda: analyse(build_parser(program).parse_args(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,19 +7,20 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import get_mixed_precision_context_manager
 from timm.data import Mixup
 from timm.scheduler.scheduler import Scheduler
-from timm.utils import ModelEmaV3, distribute_bn
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch._functorch import config as functorch_config
 
 from ..local_model import LocalModel
+from ..parallel.data_parallel import average_statistics, prepare_blocks
+from ..tasks import Classification
+from .compile import compile_blocks
 from .optim import create_optimizers, create_schedulers
 
 
 @dataclass
-class Learner:
+class Trainer:
     """Trains a model batch by batch, each block by its own optimizer, on any number of devices.
 
     Args:
@@ -57,7 +58,7 @@ class Learner:
         self.model.train(not self.only_head)  # frozen layers keep BatchNorm's statistics
         self._schedule(epoch * self.updates_per_epoch)
 
-    def learn(self, images: Tensor, target: Tensor) -> Tensor:
+    def train_batch(self, images: Tensor, target: Tensor) -> Tensor:
         """Train on one batch of this process; every ``gradient_accumulation_steps``-th updates.
 
         Args:
@@ -111,21 +112,23 @@ class Learner:
 
     def finish_epoch(self) -> None:
         """Make the processes' models one: BatchNorm's running statistics are averaged."""
-        processes = self.accelerator.num_processes
-        if processes > 1:
-            distribute_bn(self.model, processes, reduce=True)
-            if self.ema is not None:
-                distribute_bn(self.ema.module, processes, reduce=True)
+        averaged = [self.ema.module] if self.ema is not None else []
+        average_statistics(self.accelerator, self.model, *averaged)
 
 
-def create_learner(
-    args: Namespace, accelerator: Accelerator, model: LocalModel, batches: int
-) -> Learner:
+def create_trainer(
+    args: Namespace,
+    accelerator: Accelerator,
+    task: Classification,
+    model: LocalModel,
+    batches: int,
+) -> Trainer:
     """Optimizers, schedules, mixup and EMA as the flags say; blocks wrapped by Accelerate.
 
     Args:
         args: Flags of the recipe.
         accelerator: For the device, data parallelism and precision.
+        task: For mixup's targets.
         model: With its auxiliaries.
         batches: Batches of an epoch.
 
@@ -139,7 +142,7 @@ def create_learner(
             f"--grad-accum-steps {args.grad_accum_steps} is more than the {batches} batches of an "
             "epoch; expected at most that many."
         )
-    mixup = create_mixup(args, model)
+    mixup = create_mixup(args, task, model)
     model.to(accelerator.device)
     if args.channels_last:
         model.to(memory_format=torch.channels_last)
@@ -147,16 +150,12 @@ def create_learner(
         compile_blocks(model.blocks)
     optimizers = create_optimizers(args, model)
     schedulers = create_schedulers(args, optimizers, updates_per_epoch)
-    prepared = accelerator.prepare(*model.blocks, *optimizers)
-    blocks, optimizers = prepared[: len(model.blocks)], prepared[len(model.blocks) :]
-    if accelerator.native_amp:
-        for block in blocks:
-            keep_low_precision(accelerator, block)
-    return Learner(
+    blocks, prepared = prepare_blocks(accelerator, model.blocks, optimizers)
+    return Trainer(
         accelerator,
         model,
         blocks,
-        optimizers,
+        prepared,
         schedulers,
         updates_per_epoch,
         mixup=mixup,
@@ -166,10 +165,8 @@ def create_learner(
     )
 
 
-def create_mixup(args: Namespace, model: LocalModel) -> Mixup | None:
+def create_mixup(args: Namespace, task: Classification, model: LocalModel) -> Mixup | None:
     """timm's mixup and cutmix on device batches, if the flags ask for them.
-
-    Without timm's label smoothing: the losses smooth (``--smoothing``), mixed targets too.
 
     Raises:
         ValueError: For an odd batch size, or auxiliaries that need one class an image.
@@ -186,31 +183,9 @@ def create_mixup(args: Namespace, model: LocalModel) -> Mixup | None:
             "--mixup and --cutmix give an image two classes, and the contrastive loss needs one; "
             "expected local_loss=cross_entropy with them."
         )
-    return Mixup(
+    return task.mixup(
         mixup_alpha=args.mixup,
         cutmix_alpha=args.cutmix,
         prob=args.mixup_prob,
         switch_prob=args.mixup_switch_prob,
-        label_smoothing=0.0,
-        num_classes=model.backbone.num_classes,
     )
-
-
-def compile_blocks(blocks: Sequence[nn.Module]) -> None:
-    """Compile every block in place; blocks of one shape share their code."""
-    torch._dynamo.config.recompile_limit = max(64, 2 * len(blocks))
-    # On the CPU a ReLU's mask costs far more to store and load than to compute again.
-    functorch_config.aggressive_recomputation = True
-    for block in blocks:
-        block.compile(dynamic=False)
-
-
-def keep_low_precision(accelerator: Accelerator, block: nn.Module) -> None:
-    """Let a prepared block pass its features on as autocast made them.
-
-    Accelerate turns outputs into float32. The next block would round them straight back, and the
-    features between two blocks would take twice the memory.
-    """
-    plain = accelerator.unwrap_model(block, keep_fp32_wrapper=False)
-    autocast = get_mixed_precision_context_manager(True, accelerator.autocast_handler)
-    plain.forward = autocast(plain.forward)

@@ -7,6 +7,8 @@ from typing import Any
 
 from PIL import Image
 
+from .files import whole
+
 # Okabe and Ito's colours: told apart by readers who do not see all colours.
 COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 _DIGEST = "Numbers"
@@ -14,10 +16,9 @@ _DIGEST = "Numbers"
 
 def save(figure: Any, path: Path, numbers: object) -> None:
     """Write a PNG with the digest of its numbers, whole or not at all."""
-    unfinished = path.with_name(f".{path.name}")
     metadata = {_DIGEST: digest(numbers), "Software": None}
-    figure.savefig(unfinished, dpi=150, format="png", metadata=metadata)
-    unfinished.replace(path)
+    with whole(path) as unfinished:
+        figure.savefig(unfinished, dpi=150, format="png", metadata=metadata)
 
 
 def digest(numbers: object) -> str:

@@ -1,7 +1,8 @@
 """``man-zoo plan``: what a split costs, the best one for a budget, and how it compares."""
 
-from argparse import Namespace
-from collections.abc import Callable
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,21 @@ import torch
 from timm.layers import to_2tuple
 from timm.utils import ParseKwargs
 
+from ..console import Parser, exit_status, user_errors
 from ..messages import positive, unknown
+from ..planner import BALANCED, Plan, Planner, Setting, budget_bytes, measuring
+from ..planner.compare import compare, describe, draw, front, render, verdict
+from ..planner.cost import LOW_PRECISION
 from ..spec import END_TO_END, check_method, is_zoo_name, parse_name
-from ..training.errors import user_errors
-from .compare import compare, describe, draw, front, render, verdict
-from .cost import LOW_PRECISION, Setting
-from .plan import BALANCED, Plan, Planner, budget_bytes, measuring
 
 
-def add_plan(subparsers: Any) -> None:
-    """Add ``plan`` to the command line."""
-    parser = subparsers.add_parser(
-        "plan",
-        help="memory and arithmetic of a split; the best cuts for K or for a memory budget",
-        description="Nothing is allocated: any machine can plan for any other.",
+def build_parser(program: str | None = None) -> ArgumentParser:
+    """Every flag of the command."""
+    parser = Parser(
+        prog=program,
+        description="Memory and arithmetic of a split, and the best cuts for K or for a memory "
+        "budget. Nothing is allocated: any machine can plan for any other.",
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("model", help="zoo name, or a timm backbone with --method and --k or --budget")
@@ -40,7 +42,7 @@ def add_plan(subparsers: Any) -> None:
     add("--precision", choices=("no", *LOW_PRECISION), default="no")
     add("--compare", action="store_true", help="beside end to end, checkpointing, other cuts")
     add("--picture", type=Path, metavar="FILE", help="with --compare: draw memory and arithmetic")
-    parser.set_defaults(command=run)
+    return parser
 
 
 def run(args: Namespace) -> None:
@@ -107,3 +109,12 @@ def choose(planner: Planner, args: Namespace, k: int | None, budget: int | None)
     if args.cuts == BALANCED:
         return planner.balanced(k, args.recompute)
     return planner.cuts(k, args.cuts, args.recompute)
+
+
+def main(argv: Sequence[str] | None = None, program: str = "man-zoo plan") -> int:
+    """Run the command; its exit status."""
+    return exit_status(program, lambda: run(build_parser(program).parse_args(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..training.report import table
+from ..console import table, whole
 from .runs import Run, reference_run
 
 
@@ -80,9 +80,8 @@ def save_maps(
         for run, at_depths in zip(runs, maps, strict=True)
         for depth, array in zip(depths, at_depths, strict=True)
     }
-    unfinished = path.with_name(f".{path.name}")
-    np.savez(unfinished, allow_pickle=False, images=images.numpy(), **arrays)
-    unfinished.replace(path)
+    with whole(path) as unfinished, unfinished.open("wb") as file:
+        np.savez(file, allow_pickle=False, images=images.numpy(), **arrays)
 
 
 def render(found: dict[str, Any]) -> str:

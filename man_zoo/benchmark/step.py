@@ -1,0 +1,89 @@
+"""One training step of a candidate, as the training recipe would run it, and what it costs."""
+
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2
+from torch import nn
+
+from ..console import user_errors
+from ..local_block import LocalBlock
+from ..local_model import LocalModel
+from ..localize import localize
+from ..meter import StepCost, fake, measure
+from ..spec import END_TO_END
+from .candidates import Candidate
+
+
+def build(candidate: Candidate, args: Namespace, device: torch.device) -> LocalModel:
+    """The model, in training mode.
+
+    Raises:
+        UserError: For an unknown backbone or keyword, an impossible K.
+    """
+    spec, keywords = candidate.spec, candidate.keywords
+    # TypeError is how timm answers a keyword that it does not know.
+    with user_errors(ValueError, TypeError, about=candidate.name):
+        model = localize(spec.backbone, spec.method, spec.k, img_size=args.img_size, **keywords)
+    if candidate.checkpointed:
+        model.set_grad_checkpointing()
+    model.train().to(device)
+    return model.to(memory_format=_layout(args))
+
+
+def memory_batch(args: Namespace) -> int:
+    """Images a step for memory and arithmetic."""
+    return args.memory_batch_size or args.batch_size
+
+
+def _layout(args: Namespace) -> torch.memory_format:
+    return torch.channels_last if args.channels_last else torch.contiguous_format
+
+
+class Training:
+    """A model in training on a batch of noise, as the training recipe would train it.
+
+    Args:
+        model: The model; real, or fake under ``FakeTensorMode``.
+        args: ``channels_last`` and ``mixed_precision`` count here.
+        batch_size: Images a step.
+    """
+
+    def __init__(self, model: LocalModel, args: Namespace, batch_size: int) -> None:
+        self.model, self.blocks = model, model.blocks
+        if model.spec.method == END_TO_END:
+            # One block around the backbone's own forward: timm checkpoints only within that, and
+            # end to end keeps no features that a next block would want.
+            self.blocks = [LocalBlock([model.backbone], nn.Identity(), model.criterion)]
+        self.optimizers = [
+            create_optimizer_v2(
+                block, opt="sgd", lr=0.1, weight_decay=1e-4, filter_bias_and_bn=False
+            )
+            for block in self.blocks
+        ]
+        device = next(model.parameters()).device
+        images = torch.randn(batch_size, *model.input_size, device=device)
+        self.images = images.contiguous(memory_format=_layout(args))
+        self.target = torch.randint(model.num_classes, (batch_size,), device=device)
+        self.forwards: Sequence[Any] = self.blocks
+        if args.mixed_precision == "bf16":
+            bf16 = torch.autocast(device.type, torch.bfloat16)
+            self.forwards = [bf16(block.__call__) for block in self.blocks]
+
+    def step(self) -> None:
+        """One training step of all blocks."""
+        self.model.local_step(self.images, self.target, blocks=self.forwards, step=self._update)
+
+    def _update(self, j: int) -> None:
+        self.optimizers[j].step()
+        self.optimizers[j].zero_grad()
+
+
+def live_cost(model: LocalModel, args: Namespace, batch_size: int) -> StepCost:
+    """Peak of live tensors and arithmetic of a step, on fake tensors; arguments of `Training`."""
+    with fake(model) as model:
+        training = Training(model, args, batch_size)
+        resident = [*training.blocks, *training.optimizers, training.images, training.target]
+        return measure(training.step, resident=resident)

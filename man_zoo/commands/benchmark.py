@@ -1,0 +1,59 @@
+"""``man-zoo benchmark``: time, memory and arithmetic of zoo models beside end to end."""
+
+import sys
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..benchmark import benchmark, render
+from ..benchmark.candidates import keyword
+from ..console import Parser, exit_status, write_json
+from ..messages import positive
+
+
+def build_parser(program: str | None = None) -> ArgumentParser:
+    """Every flag of the command."""
+    parser = Parser(
+        prog=program,
+        description="Compare training steps with end to end, in one run.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("models", nargs="+", metavar="MODEL", help="zoo name, and keywords of its own if you like, "
+        "e.g. resnet32_man_dgl_k16:form=release:momentum=0.99")  # fmt: skip
+    add("--model-kwargs", nargs="*", default=[], type=keyword, metavar="KEY=VALUE",
+        help="keywords of all models; those of local methods do not reach end to end")  # fmt: skip
+    add("--img-size", type=positive, metavar="PIXELS", help="the model's own by default")
+    add("--batch-size", type=positive, default=256, metavar="N")
+    add("--memory-batch-size", type=positive, metavar="N",
+        help="batch for memory and arithmetic; --batch-size by default")  # fmt: skip
+    add("--time", action=BooleanOptionalAction, default=True, help="whether to time steps")
+    add("--steps", type=positive, default=7, metavar="N", help="timed steps of each model")
+    add("--compile", action="store_true", help="time every model compiled as well")
+    add("--channels-last", action=BooleanOptionalAction, default=True)
+    add("--mixed-precision", choices=("no", "bf16"), default="no")
+    add("--device", help="cpu, or the accelerator, e.g. cuda:1; the accelerator by default")
+    add("--cpu-threads", type=positive, metavar="N", help="on the CPU; all cores by default")
+    add("--json", type=Path, metavar="FILE", help="write the figures, each timed step among them")
+    return parser
+
+
+def run(args: Namespace) -> None:
+    """Measure, print the table, write the figures.
+
+    Raises:
+        UserError: As :func:`man_zoo.benchmark.benchmark`.
+    """
+    report = benchmark(args)
+    print(render(report))
+    if args.json:
+        write_json(args.json, report)
+
+
+def main(argv: Sequence[str] | None = None, program: str = "man-zoo benchmark") -> int:
+    """Run the command; its exit status."""
+    return exit_status(program, lambda: run(build_parser(program).parse_args(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

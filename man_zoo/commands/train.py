@@ -1,0 +1,43 @@
+"""``man-zoo train``: train a network block by block, or end to end, and export its backbone.
+
+On several processes or devices: ``accelerate launch -m man_zoo.commands.train [flags]``.
+"""
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
+
+from ..console import exit_status, write_json
+from ..hub.export import export_run, usage
+from ..runs.config import parse_args
+from ..runs.folder import EXPORT, EXPORT_EMA, SUMMARY
+from ..training.report import final_report
+from ..training.train import train
+
+
+def train_and_export(args: Namespace) -> dict[str, Any]:
+    """Train to the end, export the backbone, say what has come of it; the run's summary.
+
+    Raises:
+        UserError: As :func:`man_zoo.training.train.train`.
+    """
+    finished = train(args)
+    if finished.is_main:
+        run = finished.run
+        exported = export_run(run, run / EXPORT, force=True)
+        if args.model_ema:
+            export_run(run, run / EXPORT_EMA, ema=True, force=True)
+        write_json(run / SUMMARY, finished.summary)
+        print(final_report(finished.model, finished.summary, run))
+        print(f"\nload it with timm:\n\n{usage(exported)}")
+    return finished.summary
+
+
+def main(argv: Sequence[str] | None = None, program: str = "man-zoo train") -> int:
+    """Run the command; its exit status."""
+    return exit_status(program, lambda: train_and_export(parse_args(argv, program)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""Flags of the training recipe: argparse, with YAML under it (``-c file.yaml``; flags win)."""
+
+import hashlib
+import shlex
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..console import UserError, write_text
+from .flags import build_parser
+from .folder import ARGS
+from .recipes import find_config
+from .yaml_flags import flag_of, read_yaml, words_of_flag
+
+# Flags of one invocation, not of the run: not saved beside it.
+_INVOCATION = ("config", "resume", "overwrite")
+# What says where and how fast a run is made, and not which.
+_OF_A_PLACE = {
+    *_INVOCATION,
+    *("output", "experiment", "checkpoint_hist", "log_interval"),
+    *("data_dir", "download", "workers", "validation_batch_size", "cpu_threads"),
+}
+# What a resumed run may do differently; all else would be another run.
+_MAY_CHANGE = {*_OF_A_PLACE, "epochs"}
+
+
+def parse_args(
+    argv: Sequence[str] | None = None, program: str | None = None, **defaults: Any
+) -> Namespace:
+    """Flags over YAML over defaults; ``--resume`` takes the run's own saved flags.
+
+    Args:
+        argv: The command line's words; those of this process by default.
+        program: What help calls the command.
+        defaults: A recipe's own, in place of the parser's.
+
+    Raises:
+        UserError: For flags that are not understood, here or in a YAML file, for a file or run
+            that is not there, and for flags that a resumed run cannot change.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = build_parser(program)
+    parser.set_defaults(**defaults)
+    given = parser.parse_args(argv)
+    saved = _read_run(given.resume, parser) if given.resume else []
+    config = [word for name in given.config for word in read_yaml(find_config(name), parser)]
+    args = parser.parse_args([*saved, *config, *argv])
+    if args.resume:
+        _refuse_changes(vars(parser.parse_args(saved)), vars(args))
+    return args
+
+
+def read_args(run: Path) -> Namespace:
+    """The flags of a run.
+
+    Raises:
+        UserError: If there is no run.
+    """
+    parser = build_parser()
+    return parser.parse_args(_read_run(run, parser))
+
+
+def settings(args: Namespace) -> dict[str, Any]:
+    """The flags that make a run what it is, the same wherever it is made."""
+    return {key: value for key, value in vars(args).items() if key not in _OF_A_PLACE}
+
+
+def command_line(args: Namespace) -> str:
+    """Flags that make the same run again elsewhere: those that differ from the defaults."""
+    parser = build_parser()
+    actions = {action.dest: action for action in parser._actions}
+    words = [
+        word
+        for key, value in settings(args).items()
+        if value != parser.get_default(key)
+        for word in words_of_flag(actions[key], value)
+    ]
+    return shlex.join(words)
+
+
+def config_hash(args: Namespace) -> str:
+    """A sha256 of :func:`settings`."""
+    return hashlib.sha256(yaml.safe_dump(settings(args)).encode()).hexdigest()
+
+
+def save_args(args: Namespace, path: Path) -> None:
+    """Write all flags as YAML that ``-c`` reads."""
+    values = {key: value for key, value in vars(args).items() if key not in _INVOCATION}
+    write_text(path, yaml.safe_dump(values, sort_keys=False))
+
+
+def _read_run(run: str | Path, parser: ArgumentParser) -> list[str]:
+    path = Path(run) / ARGS
+    if not path.is_file():
+        raise UserError(f"{run}: there is no run ({path} is missing).")
+    return read_yaml(path, parser)
+
+
+def _refuse_changes(saved: dict[str, Any], args: dict[str, Any]) -> None:
+    for key, value in args.items():
+        if key not in _MAY_CHANGE and value != saved[key]:
+            raise UserError(
+                f"--resume goes on as the run began, with {flag_of(key)} {saved[key]}, not "
+                f"{value}; start a new run to change that."
+            )

@@ -1,0 +1,102 @@
+"""Every flag of a training run."""
+
+from argparse import ArgumentParser, BooleanOptionalAction
+
+from timm.utils import ParseKwargs
+
+from ..console import Parser
+from ..data import add_data_args
+from ..messages import positive
+
+DEFAULT_MODEL = "resnet20_man_dgl_k4"
+
+
+def build_parser(program: str | None = None) -> ArgumentParser:
+    """The parser of ``man-zoo train`` and ``recipes/train.py``."""
+    parser = Parser(
+        prog=program,
+        description="Train a network block by block, or end to end.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("-c", "--config", nargs="+", action="extend", default=[], metavar="FILE",
+        help="YAML files with flags, or names of configs that come with the library; a file wins "
+        "over those before it and over its own 'base: FILE', flags over all")  # fmt: skip
+    add_data_args(parser)
+
+    add = parser.add_argument_group("model").add_argument
+    add("--model", default=DEFAULT_MODEL, help="zoo name, or a timm backbone with --method and --k")
+    add("--method", help="learning method; the zoo name's by default, e2e for a timm backbone")
+    add("--k", type=int, help="number of local blocks; the zoo name's by default")
+    add("--cuts", nargs="+", help="'published', 'even', 'balanced' (least memory, planned), or the "
+        "names of the units that end a block")  # fmt: skip
+    add("--memory-budget", metavar="SIZE", help="e.g. 6GiB, for a training step: the planner "
+        "chooses what of K, cuts, form and recomputation is not given")  # fmt: skip
+    add("--recompute", nargs="+", help="'units', 'auxiliaries', 'all', or names of units and "
+        "auxiliaries whose activations are computed again in backward")  # fmt: skip
+    add("--form", help="form of MAN: release or paper")
+    add("--man-momentum", type=float, help="m of MAN's moving average")
+    add("--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE",
+        help="further keywords of the model, e.g. head=narrow drop_path_rate=0.1")  # fmt: skip
+
+    add = parser.add_argument_group("fine-tuning").add_argument
+    add("--pretrained", action=BooleanOptionalAction, default=False,
+        help="start from the weights of --model: a zoo name with weights, a name of timm's, "
+        "hf-hub:ORG/NAME or local-dir:FOLDER")  # fmt: skip
+    add("--tune", choices=("all", "head"), default="all",
+        help="what learns; head, the classifier alone, is a linear probe, end to end")  # fmt: skip
+    add("--layer-decay", type=float, metavar="X",
+        help="factor on the learning rate from each layer to the one below it")  # fmt: skip
+
+    add = parser.add_argument_group("optimization").add_argument
+    add("--opt", default="sgd", help="any optimizer that timm knows; one for each block")
+    add("--lr", type=float, default=0.1, help="peak learning rate")
+    add("--momentum", type=float, default=0.9, help="momentum of the optimizer")
+    add("--weight-decay", type=float, default=1e-4)
+    add("--opt-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE",
+        help="further keywords of the optimizer, e.g. eps=1e-6")  # fmt: skip
+    add("--filter-bias-and-bn", action=BooleanOptionalAction, default=False,
+        help="no weight decay on biases and norms (published: decay on all)")  # fmt: skip
+    add("--clip-grad", type=float, help="clip the gradient norm of each block to this")
+    add("--grad-accum-steps", type=positive, default=1, help="batches to one update")
+    add("--sched", default="cosine", help="any schedule that timm knows, counted in updates")
+    add("--sched-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE",
+        help="further keywords of the schedule, e.g. decay_epochs=30 decay_rate=0.1")  # fmt: skip
+    add("--epochs", type=positive, default=15)
+    add("--warmup-epochs", type=float, default=1)
+    add("--warmup-lr", type=float, default=0.0)
+    add("--min-lr", type=float, default=0.0)
+
+    add = parser.add_argument_group("regularization").add_argument
+    add("--smoothing", type=float, default=0.0, help="label smoothing, in every loss")
+    add("--mixup", type=float, default=0.0, help="mixup alpha")
+    add("--cutmix", type=float, default=0.0, help="cutmix alpha")
+    add("--mixup-prob", type=float, default=1.0, help="share of batches that are mixed")
+    add("--mixup-switch-prob", type=float, default=0.5, help="share of cutmix where both are on")
+    add(
+        "--model-ema",
+        action="store_true",
+        help="keep, validate and export an average of the weights",
+    )
+    add("--model-ema-decay", type=float, default=0.999)
+
+    add = parser.add_argument_group("run").add_argument
+    add("--seed", type=int, default=0)
+    add("--mixed-precision", choices=("no", "bf16", "fp16"), help="accelerate's by default")
+    add("--channels-last", action=BooleanOptionalAction, default=True)
+    add("--cpu-threads", type=positive, help="threads of each process on the CPU; its share of "
+        "the cores by default, because accelerate launch would leave it one")  # fmt: skip
+    add("--compile", action="store_true", help="compile every block with torch.compile")
+    add("--output", default="runs", metavar="DIR", help="folder of the run folders")
+    add(
+        "--experiment",
+        metavar="NAME",
+        help="name of the run folder; time, model and data if left out",
+    )
+    add("--overwrite", action="store_true", help="replace a run folder of that name")
+    add("--resume", metavar="RUN", help="go on from the last checkpoint of a run folder")
+    add("--checkpoint-hist", type=positive, default=2, help="checkpoints to keep beside the best")
+    add("--val-interval", type=positive, default=1, metavar="N",
+        help="epochs between validations; the last epoch always has one")  # fmt: skip
+    add("--log-interval", type=positive, default=10, help="updates between looks at the losses")
+    return parser

@@ -1,0 +1,99 @@
+"""The model of a run: from its flags, and with its weights."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from safetensors.torch import load_file
+from timm.models import split_model_name_tag
+
+from ..console import user_errors
+from ..data import LoaderInfo
+from ..local_model import LocalModel
+from ..localize import localize
+from ..registry import with_weights
+from ..spec import END_TO_END, is_zoo_name, parse_name
+from ..tasks import Classification
+from .checkpoints import WEIGHTS, find_checkpoint, load_backbone
+from .config import read_args
+from .folder import CHECKPOINTS
+from .metadata import load_metadata
+
+
+def create_model(
+    args: Namespace, data: LoaderInfo, *, auxiliaries: bool = True, pretrained: bool | None = None
+) -> LocalModel:
+    """The model that the flags name, for the data's classes and size.
+
+    Args:
+        args: Flags of the recipe.
+        data: What the model is for.
+        auxiliaries: Whether to build them.
+        pretrained: Whether to load pretrained weights; as the flags say by default.
+
+    Raises:
+        ValueError: For an unknown name or method, an impossible K, a cut that does not exist.
+        UserError: For a keyword that the model does not take, or weights that there are not.
+    """
+    channels, height, width = data.input_size
+    flags = {
+        "cuts": " ".join(args.cuts) if args.cuts else None,
+        "recompute": " ".join(args.recompute) if args.recompute else None,
+        "form": args.form,
+        "momentum": args.man_momentum,
+    }
+    keywords = {key: value for key, value in flags.items() if value is not None} | args.model_kwargs
+    if channels != 3 or args.pretrained:
+        keywords["in_chans"] = channels
+    keywords["num_classes"] = data.num_classes
+    backbone, method, k = args.model, args.method or END_TO_END, args.k
+    name, tag = split_model_name_tag(args.model)
+    named = is_zoo_name(name)
+    if named:
+        backbone, named_method, named_k = parse_name(name)
+        method, k = args.method or named_method, args.k or named_k
+    if END_TO_END in (method, args.method) or args.tune == "head":
+        method, k = END_TO_END, None
+    with user_errors(TypeError, RuntimeError, about=f"--model {args.model}"):
+        if named and args.pretrained:
+            keywords = with_weights(name, tag, keywords)
+        model = localize(
+            backbone,
+            method,
+            k,
+            pretrained=args.pretrained if pretrained is None else pretrained,
+            auxiliaries=auxiliaries,
+            criterion=Classification(data.num_classes).criterion(args.smoothing),
+            img_size=(height, width),
+            pretrained_cfg_overlay={"mean": data.mean, "std": data.std},
+            memory_budget=args.memory_budget,
+            batch_size=args.batch_size,
+            opt=args.opt,
+            precision=args.mixed_precision or "no",
+            **keywords,
+        )
+    if args.tune == "head":
+        model.backbone.requires_grad_(False)
+        model.backbone.get_classifier().requires_grad_(True)
+    return model
+
+
+def load_run(run: Path, checkpoint: str = "last", *, auxiliaries: bool = True) -> LocalModel:
+    """The model of a run with the weights of a checkpoint.
+
+    Args:
+        run: A run folder of the training recipe.
+        checkpoint: As :func:`~man_zoo.runs.checkpoints.find_checkpoint` takes it.
+        auxiliaries: Whether to build the auxiliaries and load their weights.
+
+    Raises:
+        UserError: If there is no run.
+        ValueError: If there is no such checkpoint.
+    """
+    data = load_metadata(run).data
+    source = find_checkpoint(run / CHECKPOINTS, checkpoint)
+    model = create_model(read_args(run), data, auxiliaries=auxiliaries, pretrained=False)
+    if auxiliaries:
+        model.load_state_dict(load_file(source / WEIGHTS))
+    else:
+        load_backbone(model, source)
+    return model

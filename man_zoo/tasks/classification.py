@@ -1,0 +1,57 @@
+"""Image classification: a target is the index of a class, or the classes' probabilities."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.data import Mixup
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Image classification.
+
+    Args:
+        num_classes: How many classes there are.
+    """
+
+    num_classes: int
+
+    @staticmethod
+    def target(label: Any) -> int:
+        """What a data set gives for an image, as a loader batches it: the index of its class."""
+        return int(label)
+
+    def criterion(self, smoothing: float = 0.0) -> nn.Module:
+        """The loss of the head, and of auxiliaries that classify: ``(logits, target)`` to a scalar.
+
+        Args:
+            smoothing: Of labels.
+        """
+        return nn.CrossEntropyLoss(label_smoothing=smoothing)
+
+    def mixup(self, **settings: Any) -> Mixup:
+        """timm's mixup and cutmix on batches ``(images, target)``; settings are timm's.
+
+        Without timm's label smoothing: the loss smooths mixed targets too.
+        """
+        return Mixup(label_smoothing=0.0, num_classes=self.num_classes, **settings)
+
+    def sums(self, logits: Tensor, target: Tensor) -> Tensor:
+        """What a batch adds to the scores: hits at first, hits among five, loss ``(3,)``, float64.
+
+        Args:
+            logits: ``(B, classes)``.
+            target: ``(B,)``.
+        """
+        logits = logits.float()
+        hits = logits.topk(min(5, logits.shape[1])).indices == target[:, None]
+        loss = F.cross_entropy(logits, target, reduction="sum")
+        return torch.stack([hits[:, 0].sum().double(), hits.sum().double(), loss.double()])
+
+    def scores(self, sums: Tensor, count: int) -> dict[str, float]:
+        """``top1`` and ``top5`` in percent and the mean ``loss``, from sums ``(3,)``."""
+        top1, top5, loss = (sums / count).tolist()
+        return {"top1": 100 * top1, "top5": 100 * top5, "loss": loss}

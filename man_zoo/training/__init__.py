@@ -1,0 +1,1 @@
+"""The training loop and its parts, to be read from top to bottom in train.py."""
