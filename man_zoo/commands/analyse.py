@@ -18,8 +18,8 @@ from ..analysis.report import numbers, render, save_maps
 from ..analysis.runs import Run, common_depths, load_runs
 from ..analysis.separability import separability
 from ..console import Parser, UserError, exit_status, user_errors, write_json
+from ..console.numbers import positive
 from ..data import Split
-from ..messages import positive
 from ..parallel.processes import on_cpu
 from ..runs.metadata import machine
 from ..tasks import Classification
