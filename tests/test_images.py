@@ -224,6 +224,12 @@ def test_a_stream_that_breaks_off(workers):
     assert sentence == "The stream cannot be used: image file is truncated."
 
 
+def test_an_image_without_a_label():
+    unlabelled = [(Image.fromarray(RAMP), None)]
+    sentence = complaint(list, StreamLoader(unlabelled, 1, tv.PILToTensor()))
+    assert sentence == "Image 0 cannot be used: it has no label."
+
+
 # ----------------------------------------------------------------------------------- odd folders
 
 

@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from .targets import as_target
+from ..tasks import Classification
 
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")  # PIL modes
 
@@ -67,7 +67,7 @@ class TransformedImages(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image, target = self.source[index]
         with _naming(lambda: getattr(image, "filename", "") or f"Image {index}"):
-            image, label = to_mode(image, self.mode), as_target(target)
+            image, label = to_mode(image, self.mode), Classification.target(target)
         return self.transform(image), label
 
 
@@ -90,7 +90,7 @@ class StreamedImages(IterableDataset):
                 sample = next(samples, None)
                 if sample is None:
                     return
-                image, label = to_mode(sample[0], self.mode), as_target(sample[1])
+                image, label = to_mode(sample[0], self.mode), Classification.target(sample[1])
             yield self.transform(image), label
 
 

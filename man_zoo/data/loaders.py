@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from torchvision import transforms as tv
 
+from .classes import count_classes
 from .images import TransformedImages, read
 from .memory_loader import MemoryLoader, decode
 from .sources import Split, open_splits
 from .stream_loader import StreamLoader
-from .targets import count_classes
 from .transforms import (
     PIL_MODES,
     Augmentation,

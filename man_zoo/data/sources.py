@@ -16,10 +16,10 @@ from torch.utils.data import IterableDataset, Subset
 from torchvision import datasets as tv_datasets
 
 from ..messages import unknown
+from .classes import class_index, class_names
 from .folders import check_folder, find_split, nearest
 from .images import ImageFiles, read_image
 from .info import DATASETS, DatasetInfo
-from .targets import class_index, class_names
 
 FOLDER_NAMES = ("folder", "imagefolder", "tar")
 TIMM_PREFIXES = ("hfds/", "hfids/", "tfds/", "wds/", "torch/")
