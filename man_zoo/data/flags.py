@@ -26,6 +26,8 @@ def add_data_args(parser: ArgumentParser) -> None:
     add("--train-split", metavar="NAME", help="default: train")
     add("--val-split", metavar="NAME", help="default: validation, or a folder's val or test")
     add("--train-subset", type=int, metavar="N", help="train on N images, always the same ones")
+    add("--val-holdout", type=int, metavar="N", help="validate on N training images that are held "
+        "out, always the same ones; the test split is looked at once, at the end")  # fmt: skip
     add("--train-num-samples", type=int, metavar="N", help="images, where a stream cannot tell")
     add("--val-num-samples", type=int, metavar="N", help="images, where a stream cannot tell")
     add("--class-map", metavar="FILE", help="class name to index, as timm reads it")
