@@ -12,7 +12,7 @@ from timm.data import IterableImageDataset
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision import transforms as tv
 
-from man_zoo.data import MemoryLoader, StreamLoader, create_loaders
+from man_zoo.data import MemoryLoader, StreamLoader, create_loaders, create_test_loader
 from man_zoo.data.sampling import epoch_generator
 
 
@@ -304,6 +304,28 @@ def test_a_subset_is_the_same_whatever_the_seed(memory):
     assert (first[2].train_count, other[2].train_count) == (100, 101)
     assert first[2].val_count == 360
     assert first[2].num_classes == 10
+
+
+@pytest.mark.parametrize("memory", ["on", "off"])
+def test_held_out_images_are_not_trained_on_and_the_same_whatever_the_seed(memory):
+    flags = ("--val-holdout", 137, "-b", 100, "-j", 0, "--no-aug", "--in-memory", memory)
+    first, second = (create_loaders(parse(*flags, seed=seed), state()) for seed in (0, 1))
+    assert (first[2].train_count, first[2].val_count) == (1300, 137)
+    held_out, again = (torch.cat([x for x, _ in val]) for _, val, _ in (first, second))
+    assert torch.equal(held_out, again)
+    everything = torch.cat([x for x, _ in first[0]] + [held_out]).flatten(1)
+    plain = create_loaders(parse("-b", 1437, "-j", 0, "--no-aug"), state())[0]
+    (images, _) = next(iter(plain))
+    assert len(everything) == 1437
+    torch.testing.assert_close(everything.sum(1).sort()[0], images.flatten(1).sum(1).sort()[0])
+
+
+def test_the_test_split_is_looked_at_apart_from_held_out_images():
+    args = parse("--val-holdout", 137, "-b", 100, "-j", 0)
+    info = create_loaders(args, state())[2]
+    plain = create_loaders(parse("-b", 100, "-j", 0), state())[1]
+    test = torch.cat([x for x, _ in create_test_loader(args, state(), info)])
+    torch.testing.assert_close(test, torch.cat([x for x, _ in plain]))
 
 
 def test_a_label_names_the_data():

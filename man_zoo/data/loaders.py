@@ -4,7 +4,7 @@ import math
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torchvision import transforms as tv
 from .classes import count_classes
 from .images import TransformedImages, read
 from .memory_loader import MemoryLoader, decode
-from .sources import Split, open_splits
+from .sources import Split, open_dataset, open_splits
 from .stream_loader import StreamLoader
 from .transforms import (
     PIL_MODES,
@@ -130,6 +130,52 @@ def create_loaders(
         val_count=len(splits.val),
     )
     return train, val, info
+
+
+def create_test_loader(
+    args: Namespace,
+    state: Accelerator | PartialState,
+    info: LoaderInfo,
+    *,
+    channels_last: bool = True,
+) -> StreamLoader:
+    """The test split of a run that validates on held-out images (``--val-holdout``).
+
+    Args:
+        args: As for :func:`create_loaders`.
+        state: As there.
+        info: What that found.
+        channels_last: Memory format of the images.
+    """
+    splits, _, _ = open_dataset(args, PIL_MODES[info.input_size[0]])
+    return evaluation_loader(
+        splits.val,
+        info,
+        args.validation_batch_size or args.batch_size,
+        workers=args.workers,
+        rank=state.process_index,
+        world_size=state.num_processes,
+        device=state.device,
+        channels_last=channels_last,
+    )
+
+
+def evaluation_loader(
+    dataset: Any, info: LoaderInfo, batch_size: int, **settings: Any
+) -> StreamLoader:
+    """Any images of a data set, preprocessed as it is evaluated.
+
+    Args:
+        dataset: Of (PIL image, target).
+        info: What the loaders of the data set found.
+        batch_size: Images a batch.
+        settings: Of :class:`StreamLoader`.
+    """
+    config = asdict(info)
+    if info.in_memory:  # such images were resized whole
+        config |= {"crop_pct": 1.0, "crop_mode": "squash"}
+    mode = PIL_MODES[info.input_size[0]]
+    return StreamLoader(dataset, batch_size, evaluation_transform(config), mode=mode, **settings)
 
 
 @contextmanager

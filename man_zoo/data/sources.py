@@ -69,15 +69,20 @@ def open_dataset(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[
 
 
 def open_splits(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[str, ...]]:
-    """As :func:`open_dataset`, with only the training images that ``--train-subset`` leaves.
+    """As :func:`open_dataset`, after ``--val-holdout`` and ``--train-subset``.
 
     Raises:
-        ValueError: As there, or if the subset cannot be drawn.
+        ValueError: As there, or if held-out images or the subset cannot be drawn.
         FileNotFoundError: As there.
     """
     splits, spec, names = open_dataset(args, mode)
+    if args.val_holdout is not None:
+        held_out = _draw(splits.train, args.val_holdout, "--val-holdout")
+        rest = sorted(set(range(len(splits.train))) - set(held_out.indices))
+        splits = Split(Subset(splits.train, rest), held_out)
     if args.train_subset is not None:
-        splits = splits._replace(train=_subset(splits.train, args.train_subset))
+        subset = _draw(splits.train, args.train_subset, "--train-subset")
+        splits = splits._replace(train=subset)
     return splits, spec, names
 
 
@@ -170,14 +175,13 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def _subset(dataset: Any, count: int) -> Subset:
+def _draw(dataset: Any, count: int, flag: str) -> Subset:
     """``count`` images drawn once and for all: no seed of a run changes them."""
     if isinstance(dataset, IterableDataset):
-        raise ValueError("--train-subset cannot choose from a stream; expected a data set on disk.")
+        raise ValueError(f"{flag} cannot choose from a stream; expected a data set on disk.")
     if not 0 < count <= len(dataset):
         raise ValueError(
-            f"--train-subset {count} of {len(dataset)} training images; expected 1 to "
-            f"{len(dataset)}."
+            f"{flag} {count} of {len(dataset)} training images; expected 1 to {len(dataset)}."
         )
     drawn = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:count]
     return Subset(dataset, drawn.sort().values.tolist())
