@@ -15,6 +15,8 @@ from man_zoo.spec import parse_name
 
 CONFIGS = ROOT / "recipes" / "configs"
 CONFIG_NAMES = list(CONFIGS.rglob("*.yaml"))
+SWEEPS = sorted((ROOT / "recipes" / "sweeps").glob("*.yaml"))
+SWEEP_NAMES = [path.stem for path in SWEEPS]
 CELLS = sorted(CONFIGS.glob("*/**/*.yaml"))
 
 
@@ -74,8 +76,8 @@ def test_configs_and_sweeps_have_names(tmp_path, monkeypatch) -> None:
         (
             find_sweep,
             "cifar10_long",
-            "Unknown sweep 'cifar10_long'; expected cifar10_published, cifar10_short. The nearest "
-            "is 'cifar10_short'.",
+            f"Unknown sweep 'cifar10_long'; expected {', '.join(SWEEP_NAMES)}. The nearest is "
+            "'cifar10_short'.",
         ),
         (find_config, "mine.yaml", "mine.yaml: no such file."),
     ],
@@ -86,7 +88,7 @@ def test_a_name_that_there_is_not_is_a_sentence(find, name: str, sentence: str) 
     assert str(error.value) == sentence
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "sweeps").glob("*.yaml")), ids=str)
+@pytest.mark.parametrize("path", SWEEPS, ids=str)
 def test_a_sweep_is_understood(path: Path, tmp_path) -> None:
     results, runs = read_sweep(path, tmp_path, [])
     assert results.parent == ROOT / "docs" / "results"
