@@ -1,18 +1,22 @@
 """What every command says and how it ends: sentences, tables, pictures, files written whole."""
 
-from .errors import UserError, exit_status, user_errors
-from .files import whole, whole_folder, write_json, write_text
+from .errors import UserError, exit_status, noted, user_errors, without_credentials
+from .files import disk_errors, remove, whole, whole_folder, write_json, write_text
 from .flags import Parser
 from .table import table
 
 __all__ = [
     "Parser",
     "UserError",
+    "disk_errors",
     "exit_status",
+    "noted",
+    "remove",
     "table",
     "user_errors",
     "whole",
     "whole_folder",
+    "without_credentials",
     "write_json",
     "write_text",
 ]
