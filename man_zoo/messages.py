@@ -1,6 +1,5 @@
-"""One clear sentence for a wrong name or number: what was wrong, what was expected."""
+"""One clear sentence for a wrong name: what was wrong, what was expected."""
 
-from argparse import ArgumentTypeError
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -18,14 +17,3 @@ def unknown(kind: str, given: object, valid: Iterable[object]) -> ValueError:
     listed = ", ".join(names) if len(names) <= 20 else f"one of {len(names)}"
     hint = f" The nearest is {near[0]!r}." if near else ""
     return ValueError(f"Unknown {kind} {str(given)!r}; expected {listed}.{hint}")
-
-
-def positive(text: str) -> int:
-    """A flag's whole number from 1, as a ``type`` of argparse.
-
-    Raises:
-        ArgumentTypeError: If it is none.
-    """
-    if not text.isdecimal() or int(text) == 0:
-        raise ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
-    return int(text)

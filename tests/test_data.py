@@ -2,42 +2,18 @@
 
 import random
 import tarfile
-from argparse import ArgumentParser
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_data import loaders, parse, state, write_images
 from timm.data import IterableImageDataset
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision import transforms as tv
 
-from man_zoo.data import MemoryLoader, StreamLoader, add_data_args, create_loaders
+from man_zoo.data import MemoryLoader, StreamLoader, create_loaders, create_test_loader
 from man_zoo.data.sampling import epoch_generator
-
-
-def parse(*flags, seed=0):
-    parser = ArgumentParser()
-    add_data_args(parser)
-    args = parser.parse_args([str(flag) for flag in flags])
-    args.seed = seed
-    return args
-
-
-def state(rank=0, world_size=1):
-    """What the loaders read of an `accelerate.PartialState`."""
-    return SimpleNamespace(
-        process_index=rank,
-        num_processes=world_size,
-        device=torch.device("cpu"),
-        is_main_process=rank == 0,
-        wait_for_everyone=lambda: None,
-    )
-
-
-def loaders(*flags, rank=0, world_size=1, **keywords):
-    return create_loaders(parse(*flags), state(rank, world_size), **keywords)
 
 
 def noise(count=40, channels=3, size=8):
@@ -71,16 +47,6 @@ def joined(ranks):
         tuple(torch.cat(parts) for parts in zip(*step, strict=True))
         for step in zip(*ranks, strict=True)
     ]
-
-
-def write_images(root, count=10, size=24, classes=("cat", "dog"), mode="RGB"):
-    for number, name in enumerate(classes):
-        (root / name).mkdir(parents=True)
-        for index in range(count):
-            shape = (size, size, 3) if mode == "RGB" else (size, size)
-            pixels = np.random.default_rng([number, index]).integers(0, 256, shape)
-            image = Image.fromarray(pixels.astype(np.uint8))
-            image.save(root / name / f"{index}.png")
 
 
 @pytest.fixture
@@ -340,6 +306,28 @@ def test_a_subset_is_the_same_whatever_the_seed(memory):
     assert first[2].num_classes == 10
 
 
+@pytest.mark.parametrize("memory", ["on", "off"])
+def test_held_out_images_are_not_trained_on_and_the_same_whatever_the_seed(memory):
+    flags = ("--val-holdout", 137, "-b", 100, "-j", 0, "--no-aug", "--in-memory", memory)
+    first, second = (create_loaders(parse(*flags, seed=seed), state()) for seed in (0, 1))
+    assert (first[2].train_count, first[2].val_count) == (1300, 137)
+    held_out, again = (torch.cat([x for x, _ in val]) for _, val, _ in (first, second))
+    assert torch.equal(held_out, again)
+    everything = torch.cat([x for x, _ in first[0]] + [held_out]).flatten(1)
+    plain = create_loaders(parse("-b", 1437, "-j", 0, "--no-aug"), state())[0]
+    (images, _) = next(iter(plain))
+    assert len(everything) == 1437
+    torch.testing.assert_close(everything.sum(1).sort()[0], images.flatten(1).sum(1).sort()[0])
+
+
+def test_the_test_split_is_looked_at_apart_from_held_out_images():
+    args = parse("--val-holdout", 137, "-b", 100, "-j", 0)
+    info = create_loaders(args, state())[2]
+    plain = create_loaders(parse("-b", 100, "-j", 0), state())[1]
+    test = torch.cat([x for x, _ in create_test_loader(args, state(), info)])
+    torch.testing.assert_close(test, torch.cat([x for x, _ in plain]))
+
+
 def test_a_label_names_the_data():
     assert loaders("--data-label", "my scans")[2].name == "my scans at 16x16"
 
@@ -444,7 +432,6 @@ MISTAKES = {
     "too few classes": (["--num-classes", 9], ValueError, "fewer than the 10 classes"),
     "interpolation": (["--interpolation", "bilinea"], ValueError, "nearest is 'bilinear'"),
     "channels": (["--input-size", 2, 8, 8], ValueError, "2 channels.*expected 1"),
-    "empty subset": (["--train-subset", 0], ValueError, "expected 1 to 1437"),
     "subset": (
         ["--train-subset", 2000],
         ValueError,

@@ -1,6 +1,7 @@
 """Fine-tuning from weights of the zoo or a folder, and evaluation of whatever has weights."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -42,6 +43,17 @@ def tune(data: Path, output: Path, *words: str) -> dict:
     """Exported weights of a short fine-tuning run."""
     train_here(*flags(data, output, "--pretrained", *words))
     return load_file(output / "run" / "export" / "model.safetensors")
+
+
+def test_a_run_with_held_out_images_is_measured_on_the_test_split(tmp_path) -> None:
+    data = write_images(tmp_path / "data")
+    summary = train_here(*flags(data, tmp_path, "--val-holdout", "6", "--lr", "0.01"))
+    assert summary["count"] == 10
+    result = evaluate_weights(parse_args([str(tmp_path / "run")]))
+    assert {key: result[key] for key in ("top1", "count")} == {
+        key: summary[key] for key in ("top1", "count")
+    }
+    assert json.loads((tmp_path / "run" / "metadata.json").read_text())["data"]["val_count"] == 6
 
 
 def test_weights_of_a_zoo_name_get_a_new_head(data, digits, tmp_path) -> None:

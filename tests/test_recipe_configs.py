@@ -23,7 +23,7 @@ def test_a_cell_is_a_model_of_the_zoo_on_its_data_set(path: Path) -> None:
     assert timm.is_model(args.model)
     folder = path.relative_to(CONFIGS).parts[0]
     base = parse_args(["-c", str(CONFIGS / f"{folder}.yaml")])
-    own = {"config", "model", "form", "man_momentum", "model_kwargs"}
+    own = {"config", "model", "cuts", "form", "man_momentum", "model_kwargs"}
     assert {k: v for k, v in vars(args).items() if k not in own} == {
         k: v for k, v in vars(base).items() if k not in own
     }

@@ -1,7 +1,6 @@
 """The images that networks are looked at with: drawn at random, never augmented."""
 
 from argparse import Namespace
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from ..data import (
     LoaderInfo,
     Split,
     StreamLoader,
-    evaluation_transform,
+    evaluation_loader,
     open_splits,
 )
 
@@ -45,18 +44,12 @@ def draw_images(
         ValueError: For a stream, from which nothing can be drawn, or data that cannot be opened.
         FileNotFoundError: If the data are not there.
     """
-    mode = PIL_MODES[data.input_size[0]]
-    splits, _, _ = open_splits(args, mode)
-    config = asdict(data)
-    if data.in_memory:  # such images were resized whole
-        config |= {"crop_pct": 1.0, "crop_mode": "squash"}
-    transform = evaluation_transform(config)
+    splits, _, _ = open_splits(args, PIL_MODES[data.input_size[0]])
     generator = torch.Generator().manual_seed(seed)
 
     def load(dataset: Any, count: int) -> StreamLoader:
         drawn = _draw(dataset, count, generator)
-        workers = args.workers
-        return StreamLoader(drawn, batch_size, transform, mode=mode, workers=workers, device=device)
+        return evaluation_loader(drawn, data, batch_size, workers=args.workers, device=device)
 
     return Split(load(splits.train, train), load(splits.val, val))
 

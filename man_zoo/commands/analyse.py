@@ -18,8 +18,8 @@ from ..analysis.report import numbers, render, save_maps
 from ..analysis.runs import Run, common_depths, load_runs
 from ..analysis.separability import separability
 from ..console import Parser, UserError, exit_status, user_errors, write_json
+from ..console.numbers import positive
 from ..data import Split
-from ..messages import positive
 from ..parallel.processes import on_cpu
 from ..runs.metadata import machine
 from ..tasks import Classification
@@ -92,6 +92,7 @@ def analyse(args: Namespace) -> dict[str, Any]:
 def _open_images(args: Namespace, run: Run, device: torch.device) -> Split:
     given = {key: getattr(args, key) for key in ("data_dir", "workers")}
     flags = vars(run.args) | {key: value for key, value in given.items() if value is not None}
+    flags["val_holdout"] = None  # the test split, whatever the run was validated on
     images = draw_images(
         Namespace(**flags),
         run.data,

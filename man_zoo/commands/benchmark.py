@@ -8,7 +8,7 @@ from pathlib import Path
 from ..benchmark import benchmark, render
 from ..benchmark.candidates import keyword
 from ..console import Parser, exit_status, write_json
-from ..messages import positive
+from ..console.numbers import positive
 
 
 def build_parser(program: str | None = None) -> ArgumentParser:

@@ -51,7 +51,8 @@ def parse_args(argv: Sequence[str] | None = None, program: str = "man-zoo evalua
     if not _is_run(args.model):
         return args
     run = vars(read_args(Path(args.model)))
-    ours = {"model", "exits", "checkpoint", "mixed_precision"}
+    # The test split, whatever part of the training images the run was validated on.
+    ours = {"model", "exits", "checkpoint", "mixed_precision", "val_holdout"}
     parser.set_defaults(**{k: v for k, v in run.items() if k in vars(args) and k not in ours})
     return parser.parse_args(argv)
 

@@ -12,7 +12,8 @@ from timm.layers import to_2tuple
 from timm.utils import ParseKwargs
 
 from ..console import Parser, exit_status, user_errors
-from ..messages import positive, unknown
+from ..console.numbers import positive
+from ..messages import unknown
 from ..planner import BALANCED, Plan, Planner, Setting, budget_bytes, measuring
 from ..planner.compare import compare, describe, draw, front, render, verdict
 from ..planner.cost import LOW_PRECISION

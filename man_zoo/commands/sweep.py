@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..console import Parser, exit_status
-from ..messages import positive
+from ..console.numbers import positive
 from ..results.sweep import sweep
 from ..runs.recipes import find_sweep
 

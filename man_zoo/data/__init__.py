@@ -11,7 +11,7 @@ asked for, and take their own share of the data in a distributed run, so neither
 
 from .flags import add_data_args
 from .info import DATASETS, DatasetInfo
-from .loaders import LoaderInfo, create_loaders
+from .loaders import LoaderInfo, create_loaders, create_test_loader, evaluation_loader
 from .memory_loader import MemoryLoader
 from .sources import Split, open_dataset, open_splits
 from .stream_loader import StreamLoader
@@ -27,6 +27,8 @@ __all__ = [
     "StreamLoader",
     "add_data_args",
     "create_loaders",
+    "create_test_loader",
+    "evaluation_loader",
     "evaluation_transform",
     "open_dataset",
     "open_splits",

@@ -2,6 +2,15 @@
 
 from argparse import ArgumentParser
 
+from ..console.numbers import (
+    finite,
+    fraction,
+    non_negative,
+    non_negative_number,
+    positive,
+    positive_number,
+    probability,
+)
 from .info import DATASETS
 from .loaders import SMALL_SIDE
 from .sources import TIMM_PREFIXES
@@ -25,29 +34,40 @@ def add_data_args(parser: ArgumentParser) -> None:
     add("--data-label", metavar="TEXT", help="what tables and cards call the data set")
     add("--train-split", metavar="NAME", help="default: train")
     add("--val-split", metavar="NAME", help="default: validation, or a folder's val or test")
-    add("--train-subset", type=int, metavar="N", help="train on N images, always the same ones")
-    add("--train-num-samples", type=int, metavar="N", help="images, where a stream cannot tell")
-    add("--val-num-samples", type=int, metavar="N", help="images, where a stream cannot tell")
+    add(
+        "--train-subset", type=positive, metavar="N", help="train on N images, always the same ones"
+    )
+    add(
+        "--train-num-samples", type=positive, metavar="N", help="images, where a stream cannot tell"
+    )
+    add("--val-num-samples", type=positive, metavar="N", help="images, where a stream cannot tell")
+    add("--val-holdout", type=positive, metavar="N", help="validate on N training images that are "
+        "held out, always the same ones; the test split is looked at once, at the end")  # fmt: skip
     add("--class-map", metavar="FILE", help="class name to index, as timm reads it")
     add("--input-key", metavar="KEY", help="image column of an hfds, hfids, tfds or wds data set")
     add("--target-key", metavar="KEY", help="label column of an hfds, hfids, tfds or wds data set")
-    add("--num-classes", type=int, metavar="N", help="default: the data set's own")
-    add("--img-size", type=int, metavar="PX", help="default: the data set's own, else the model's")
-    add("--input-size", type=int, nargs=3, metavar="N", help="channels height width")
+    add("--num-classes", type=positive, metavar="N", help="default: the data set's own")
+    add(
+        "--img-size",
+        type=positive,
+        metavar="PX",
+        help="default: the data set's own, else the model's",
+    )
+    add("--input-size", type=positive, nargs=3, metavar="N", help="channels height width")
     add("--in-chans", type=int, choices=PIL_MODES, help="1 keeps or makes images grey (default 3)")
-    add("--mean", type=float, nargs="+", metavar="X", help="default: the data set's own")
-    add("--std", type=float, nargs="+", metavar="X", help="default: the data set's own")
+    add("--mean", type=finite, nargs="+", metavar="X", help="default: the data set's own")
+    add("--std", type=positive_number, nargs="+", metavar="X", help="default: the data set's own")
     add("--interpolation", metavar="NAME", help="resizing for evaluation and for decoding")
-    add("--crop-pct", type=float, metavar="X", help="centre crop of streamed evaluation images")
+    add("--crop-pct", type=fraction, metavar="X", help="centre crop of streamed evaluation images")
     add(
         "-b",
         "--batch-size",
-        type=int,
+        type=positive,
         default=64,
         metavar="N",
         help="training images a step and process (default: 64)",
     )
-    add("-vb", "--validation-batch-size", type=int, metavar="N", help="default: --batch-size")
+    add("-vb", "--validation-batch-size", type=positive, metavar="N", help="default: --batch-size")
     add(
         "--in-memory",
         choices=("auto", "on", "off"),
@@ -55,44 +75,60 @@ def add_data_args(parser: ArgumentParser) -> None:
         help="decode once and augment on the device: pad, crop and flip only "
         f"(default: auto, for images of {SMALL_SIDE} px or less)",
     )
-    add("-j", "--workers", type=int, default=4, metavar="N", help="processes a loader (default 4)")
+    add(
+        "-j",
+        "--workers",
+        type=non_negative,
+        default=4,
+        metavar="N",
+        help="processes a loader (default 4)",
+    )
 
     group = parser.add_argument_group("augmentation")
     add = group.add_argument
     add("--no-aug", action="store_true", help="train on plain images")
     add(
         "--crop-padding",
-        type=int,
+        type=non_negative,
         metavar="PX",
         help="padding before the random crop (default: the data set's own, else size / 8)",
     )
     add("--padding-mode", choices=("reflect", "constant"), help="default: the data set's own")
-    add("--hflip", type=float, metavar="P", help="default: the data set's own, else 0.5")
-    add("--vflip", type=float, metavar="P", help="streamed only (default: 0)")
+    add("--hflip", type=probability, metavar="P", help="default: the data set's own, else 0.5")
+    add("--vflip", type=probability, metavar="P", help="streamed only (default: 0)")
     add(
         "--scale",
-        type=float,
+        type=fraction,
         nargs=2,
         metavar="X",
         help="area of the random resized crop, streamed only (default: 0.08 1)",
     )
     add(
         "--ratio",
-        type=float,
+        type=positive_number,
         nargs=2,
         metavar="X",
         help="shape of the random resized crop, streamed only (default: 3/4 4/3)",
     )
     add(
         "--color-jitter",
-        type=float,
+        type=non_negative_number,
         metavar="X",
         help="streamed only (default: timm's 0.4 with the random resized crop, else none)",
     )
     add("--aa", metavar="POLICY", help="timm AutoAugment policy, streamed only")
-    add("--reprob", type=float, metavar="P", help="random erasing, streamed only (default: 0)")
-    add("--remode", default="pixel", metavar="MODE", help="random erasing fill (default: pixel)")
-    add("--recount", type=int, default=1, metavar="N", help="random erasing areas (default: 1)")
+    add(
+        "--reprob", type=probability, metavar="P", help="random erasing, streamed only (default: 0)"
+    )
+    add(
+        "--remode",
+        choices=("const", "rand", "pixel"),
+        default="pixel",
+        help="random erasing fill (default: pixel)",
+    )
+    add(
+        "--recount", type=positive, default=1, metavar="N", help="random erasing areas (default: 1)"
+    )
     add(
         "--train-interpolation",
         default="random",

@@ -4,7 +4,7 @@ import math
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from torchvision import transforms as tv
 
-from .images import TransformedImages
+from .classes import count_classes
+from .images import TransformedImages, read
 from .memory_loader import MemoryLoader, decode
-from .sources import Split, open_splits
+from .sources import Split, open_dataset, open_splits
 from .stream_loader import StreamLoader
-from .targets import count_classes
 from .transforms import (
     PIL_MODES,
     Augmentation,
@@ -132,6 +132,52 @@ def create_loaders(
     return train, val, info
 
 
+def create_test_loader(
+    args: Namespace,
+    state: Accelerator | PartialState,
+    info: LoaderInfo,
+    *,
+    channels_last: bool = True,
+) -> StreamLoader:
+    """The test split of a run that validates on held-out images (``--val-holdout``).
+
+    Args:
+        args: As for :func:`create_loaders`.
+        state: As there.
+        info: What that found.
+        channels_last: Memory format of the images.
+    """
+    splits, _, _ = open_dataset(args, PIL_MODES[info.input_size[0]])
+    return evaluation_loader(
+        splits.val,
+        info,
+        args.validation_batch_size or args.batch_size,
+        workers=args.workers,
+        rank=state.process_index,
+        world_size=state.num_processes,
+        device=state.device,
+        channels_last=channels_last,
+    )
+
+
+def evaluation_loader(
+    dataset: Any, info: LoaderInfo, batch_size: int, **settings: Any
+) -> StreamLoader:
+    """Any images of a data set, preprocessed as it is evaluated.
+
+    Args:
+        dataset: Of (PIL image, target).
+        info: What the loaders of the data set found.
+        batch_size: Images a batch.
+        settings: Of :class:`StreamLoader`.
+    """
+    config = asdict(info)
+    if info.in_memory:  # such images were resized whole
+        config |= {"crop_pct": 1.0, "crop_mode": "squash"}
+    mode = PIL_MODES[info.input_size[0]]
+    return StreamLoader(dataset, batch_size, evaluation_transform(config), mode=mode, **settings)
+
+
 @contextmanager
 def _main_process_first(state: Accelerator | PartialState) -> Iterator[None]:
     """As Accelerate's, but should the main process fail, the others go on, to fail alike."""
@@ -149,7 +195,7 @@ def _first_size(dataset: Any) -> tuple[int, int] | None:
     if isinstance(dataset, IterableDataset):
         return None
     # Read in a worker: a tar file opened here would be shared, with its position, by the loaders'.
-    image, _ = next(iter(DataLoader(dataset, batch_size=None, num_workers=1)))
+    image, _ = next(read(DataLoader(dataset, batch_size=None, num_workers=1)))
     return image.height, image.width
 
 

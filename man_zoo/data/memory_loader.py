@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from .images import read
 from .sampling import check_enough, epoch_generator, evaluation_batches, training_batches
 
 
@@ -151,7 +152,7 @@ def decode(
     with tqdm(
         total=count, desc=f"Decoding {label}", unit="img", delay=2, disable=not progress
     ) as bar:
-        for batch, labels in loader:
+        for batch, labels in read(loader):
             images[done : done + len(batch)] = batch
             targets[done : done + len(batch)] = labels
             done += len(batch)

@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,21 +11,20 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from timm.data import create_dataset
+from timm.data import ImageDataset, create_dataset
 from torch.utils.data import IterableDataset, Subset
 from torchvision import datasets as tv_datasets
 
 from ..messages import unknown
+from .classes import class_index, class_names
+from .folders import check_folder, find_split, nearest
+from .images import ImageFiles, read_image
 from .info import DATASETS, DatasetInfo
-from .targets import class_index, class_names
 
 FOLDER_NAMES = ("folder", "imagefolder", "tar")
 TIMM_PREFIXES = ("hfds/", "hfids/", "tfds/", "wds/", "torch/")
+RAW_PREFIXES = ("hfids/", "wds/")  # whose readers can leave an image in the mode of its file
 TORCH_NAMES = ("mnist", "kmnist", "qmnist", "imagenet", "places365", "inaturalist")
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "test": ("val", "valid", "validation", "eval", "evaluation", "test", "testing"),
-}
 
 
 class Split(NamedTuple):
@@ -69,15 +69,20 @@ def open_dataset(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[
 
 
 def open_splits(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[str, ...]]:
-    """As :func:`open_dataset`, with only the training images that ``--train-subset`` leaves.
+    """As :func:`open_dataset`, after ``--val-holdout`` and ``--train-subset``.
 
     Raises:
-        ValueError: As there, or if the subset cannot be drawn.
+        ValueError: As there, or if held-out images or the subset cannot be drawn.
         FileNotFoundError: As there.
     """
     splits, spec, names = open_dataset(args, mode)
+    if args.val_holdout is not None:
+        held_out = _draw(splits.train, args.val_holdout, "--val-holdout")
+        rest = sorted(set(range(len(splits.train))) - set(held_out.indices))
+        splits = Split(Subset(splits.train, rest), held_out)
     if args.train_subset is not None:
-        splits = splits._replace(train=_subset(splits.train, args.train_subset))
+        subset = _draw(splits.train, args.train_subset, "--train-subset")
+        splits = splits._replace(train=subset)
     return splits, spec, names
 
 
@@ -111,47 +116,26 @@ def _open_torchvision(args: Namespace, name: str, label: str, train: bool) -> An
 
 
 def _open_folder(args: Namespace, mode: str) -> Split:
-    train = _open_timm(args, mode, True, _find_split(args.data_dir, args.train_split, "train"))
-    where = _find_split(args.data_dir, args.val_split, "test")
-    val = _open_timm(args, mode, False, where)
+    roots = Split(
+        find_split(args.data_dir, args.train_split, "train"),
+        find_split(args.data_dir, args.val_split, "test"),
+    )
+    for root in roots:
+        if root.is_dir():
+            check_folder(root)
+    train, val = _open_timm(args, mode, True, roots.train), _open_timm(args, mode, False, roots.val)
     extra = sorted(class_index(val).keys() - class_index(train).keys())
     if extra:
         near = get_close_matches(extra[0], class_index(train), n=1, cutoff=0.0)[0]
         raise ValueError(
-            f"{where} has the class {extra[0]!r}, which the training split has not; expected the "
-            f"classes of the training split, of which the nearest is {near!r}."
+            f"{roots.val} has the class {extra[0]!r}, which the training split has not; expected "
+            f"the classes of the training split, of which the nearest is {near!r}."
         )
     # A split without some of the classes would otherwise number the rest differently.
     index = class_index(train)
     if class_index(val) != index:
-        val = _open_timm(args, mode, False, where, class_map=index)
+        val = _open_timm(args, mode, False, roots.val, class_map=index)
     return Split(train, val)
-
-
-def _find_split(data_dir: str, given: str | None, kind: str) -> Path:
-    """The folder or tar file of a split, looked for under timm's synonyms and "test"."""
-    root = Path(data_dir)
-    if not root.is_dir():
-        present = [path.name for path in root.parent.glob("*") if path.is_dir()]
-        raise FileNotFoundError(
-            f"--data-dir {data_dir} is not a directory; expected one with train/ and test/ (or "
-            f"train.tar and test.tar) in it.{_nearest(root.name, present)}"
-        )
-    names = (given,) if given else SPLIT_NAMES[kind]
-    for name in names:
-        for path in (root / name, root / f"{name}.tar"):
-            if path.exists():
-                return path
-    present = sorted(p.name for p in root.iterdir())
-    raise FileNotFoundError(
-        f"{data_dir} has no {given or kind} split; expected a folder or .tar file called "
-        f"{' or '.join(names)}.{_nearest(names[-1] if kind == 'test' else names[0], present)}"
-    )
-
-
-def _nearest(name: str, present: list[str]) -> str:
-    near = get_close_matches(name, present, n=1, cutoff=0.0)
-    return f" The nearest name there is {near[0]!r}." if near else ""
 
 
 def _open_timm(
@@ -161,7 +145,7 @@ def _open_timm(
     split = (args.train_split or "train") if train else (args.val_split or "validation")
     keys = {} if root else {"input_key": args.input_key, "target_key": args.target_key}
     try:
-        return create_dataset(
+        dataset = create_dataset(
             "" if root else args.dataset,
             root=str(root) if root else args.data_dir,
             split=split,
@@ -172,28 +156,32 @@ def _open_timm(
             batch_size=args.batch_size,
             num_samples=args.train_num_samples if train else args.val_num_samples,
             seed=args.seed,
-            input_img_mode=mode,
+            input_img_mode="" if args.dataset.lower().startswith(RAW_PREFIXES) else mode,
             **keys,
         )
     except Exception as error:  # every reader raises kinds of its own
         what = str(root) if root else f"{args.dataset} (split {split}, in {args.data_dir})"
         listed = [f"torch/{name}" for name in TORCH_NAMES]
-        near = _nearest(args.dataset, listed) if args.dataset.startswith("torch/") else ""
+        near = nearest(args.dataset, listed) if args.dataset.startswith("torch/") else ""
         raise ValueError(f"{what} could not be opened: {_first_line(error)}.{near}") from error
+    if isinstance(dataset, ImageDataset):
+        return ImageFiles(dataset.reader, mode)
+    if hasattr(dataset, "loader"):  # torchvision's folders of images
+        dataset.loader = partial(read_image, mode=mode)
+    return dataset
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def _subset(dataset: Any, count: int) -> Subset:
+def _draw(dataset: Any, count: int, flag: str) -> Subset:
     """``count`` images drawn once and for all: no seed of a run changes them."""
     if isinstance(dataset, IterableDataset):
-        raise ValueError("--train-subset cannot choose from a stream; expected a data set on disk.")
+        raise ValueError(f"{flag} cannot choose from a stream; expected a data set on disk.")
     if not 0 < count <= len(dataset):
         raise ValueError(
-            f"--train-subset {count} of {len(dataset)} training images; expected 1 to "
-            f"{len(dataset)}."
+            f"{flag} {count} of {len(dataset)} training images; expected 1 to {len(dataset)}."
         )
     drawn = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:count]
     return Subset(dataset, drawn.sort().values.tolist())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from .images import TransformedImages
+from .images import StreamedImages, TransformedImages, read
 from .sampling import check_enough, epoch_generator, evaluation_batches, training_batches
 
 
@@ -57,10 +57,10 @@ class StreamLoader:
     one number of workers and processes.
 
     Args:
-        dataset: Of (PIL image, int), or an ``IterableImageDataset``, whose transform is then set.
+        dataset: Of (PIL image, int), or timm's ``IterableImageDataset`` of the same.
         batch_size: Images a step on this process.
         transform: PIL image to normalised float tensor (C, H, W).
-        mode: PIL mode to convert to, ``"L"`` or ``"RGB"``; an iterable data set converts by itself.
+        mode: PIL mode to convert to, ``"L"`` or ``"RGB"``.
         train: Shuffle and drop the last partial global batch.
         seed: Of order and augmentation, together with the epoch.
         rank: This process's place among the others.
@@ -92,9 +92,8 @@ class StreamLoader:
     ):
         self.iterable = isinstance(dataset, IterableDataset)
         if self.iterable:
-            dataset.transform = transform
             dataset.set_loader_cfg(num_workers=workers)
-            self.dataset: Any = dataset
+            self.dataset: Any = StreamedImages(dataset, mode, transform)
         else:
             self.dataset = _SeededImages(TransformedImages(dataset, mode, transform))
         self.count = len(dataset)
@@ -121,7 +120,7 @@ class StreamLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         generator = epoch_generator(self.seed, self.epoch)
         if self.iterable:
-            self.dataset.set_epoch(self.epoch)
+            self.dataset.source.set_epoch(self.epoch)
             batching: dict[str, Any] = {"batch_size": self.batch_size, "drop_last": self.train}
         else:
             batching = {"batch_sampler": self._batches(generator)}
@@ -134,7 +133,7 @@ class StreamLoader:
             generator=generator,
             **batching,
         )
-        for images, targets in loader:
+        for images, targets in read(loader):
             images = images.to(
                 self.device, self.dtype, non_blocking=True, memory_format=self.memory_format
             )

@@ -42,7 +42,10 @@ def result_of(run: Path, name: str) -> dict[str, Any]:
         "seed": args.seed,
         "model": summary["model"],
         "settings": {key: value for key, value in settings(args).items() if value is not None},
-        "data": {key: getattr(data, key) for key in ("name", "train_count", "val_count")},
+        "data": {
+            **{key: getattr(data, key) for key in ("name", "train_count", "val_count")},
+            "test_count": summary["count"],
+        },
         "machine": metadata.machine,
         "commit": metadata.commit,
         "epochs": [_epoch(record) for record in records],

@@ -30,7 +30,7 @@ def setting(group: Group) -> str:
     device = machine["cpu"] if machine["device"] == "cpu" else machine["device"]
     rows = [
         ("data", f"{line['data']['name']}, {line['data']['train_count']:,} training images, "
-         f"all {line['data']['val_count']:,} test images"),
+         f"all {_count_tested(line['data']):,} test images"),
         ("schedule", f"{group.epochs} epochs, batch {settings['batch_size']}, "
          f"peak learning rate {settings['lr']}, {settings.get('mixed_precision', 'no')} precision"),
         ("machine", f"{device}, {machine['threads']} thread(s) a run"),
@@ -38,6 +38,11 @@ def setting(group: Group) -> str:
          f"timm {machine['timm']}"),
     ]  # fmt: skip
     return markdown(("", ""), rows)
+
+
+def _count_tested(data: dict[str, Any]) -> int:
+    """Images that the final figures are of: lines without a count were validated on the same."""
+    return data.get("test_count", data["val_count"])
 
 
 def methods(groups: Groups, rows: Sequence[tuple[str, str]], baseline: str) -> str:

@@ -5,8 +5,8 @@ from argparse import ArgumentParser, BooleanOptionalAction
 from timm.utils import ParseKwargs
 
 from ..console import Parser
+from ..console.numbers import positive
 from ..data import add_data_args
-from ..messages import positive
 
 DEFAULT_MODEL = "resnet20_man_dgl_k4"
 

@@ -21,7 +21,13 @@ class Classification:
 
     @staticmethod
     def target(label: Any) -> int:
-        """What a data set gives for an image, as a loader batches it: the index of its class."""
+        """What a data set gives for an image, as a loader batches it: the index of its class.
+
+        Raises:
+            ValueError: If it gives nothing.
+        """
+        if label is None:
+            raise ValueError("it has no label")
         return int(label)
 
     def criterion(self, smoothing: float = 0.0) -> nn.Module:

@@ -50,7 +50,7 @@ def final_report(model: LocalModel, summary: dict[str, Any], run: Path) -> str:
     return "\n".join(
         [
             "",
-            table(("block", "train loss", "val top-1 %"), rows),
+            table(("block", "train loss", "top-1 %"), rows),
             "",
             f"{summary['model']} after {summary['epochs']} epochs: top-1 {summary['top1']:.2f} %, "
             f"top-5 {summary['top5']:.2f} %, best top-1 {summary['best_top1']:.2f} % "

@@ -11,7 +11,7 @@ from typing import Any
 from accelerate.utils import set_seed
 
 from ..console import user_errors
-from ..data import create_loaders
+from ..data import create_loaders, create_test_loader
 from ..local_model import LocalModel
 from ..runs.folder import CHECKPOINTS
 from ..runs.model import create_model
@@ -93,6 +93,12 @@ def train(args: Namespace) -> Finished:
             checkpoints.save()
             bar.say(epoch_line(progress.epoch, record))
 
+    test_loader = val_loader
+    if args.val_holdout is not None:
+        with user_errors():
+            test_loader = create_test_loader(
+                args, accelerator, data, channels_last=args.channels_last
+            )
     summary = {
         "model": model.spec.name,
         "epochs": progress.epoch,
@@ -100,7 +106,7 @@ def train(args: Namespace) -> Finished:
         "best_epoch": progress.best_epoch,
         "blocks": [model.block_name(j) for j in range(len(model.blocks))],
         "losses": progress.losses,
-        **evaluate_exits(accelerator, task, model, val_loader),
+        **evaluate_exits(accelerator, task, model, test_loader),
         "seconds": time.perf_counter() - started,
     }
     accelerator.end_training()

@@ -1,4 +1,4 @@
-"""What a target is: in classification, the index of a class. Another task begins here."""
+"""The classes of a data set: their names, in the order of the targets, and how many."""
 
 from argparse import Namespace
 from typing import Any
@@ -11,11 +11,6 @@ def class_index(dataset: Any) -> dict:
     reader = getattr(dataset, "reader", dataset)
     index = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
     return dict(index or {})
-
-
-def as_target(target: Any) -> int:
-    """A data set's own target of an image, as a loader takes it."""
-    return int(target)
 
 
 def class_names(dataset: Any) -> tuple[str, ...]:

@@ -1,0 +1,59 @@
+"""Numbers on a command line, each a ``type`` of argparse that says what was expected.
+
+All of them raise :class:`argparse.ArgumentTypeError` for a text that is none.
+"""
+
+import math
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    return _whole(text, 1)
+
+
+def non_negative(text: str) -> int:
+    """A whole number from 0."""
+    return _whole(text, 0)
+
+
+def finite(text: str) -> float:
+    """Any number, but for NaN and the infinities."""
+    return _number(text, "a number", lambda value: True)
+
+
+def positive_number(text: str) -> float:
+    """A number above 0."""
+    return _number(text, "a number above 0", lambda value: value > 0)
+
+
+def non_negative_number(text: str) -> float:
+    """A number from 0."""
+    return _number(text, "a number from 0", lambda value: value >= 0)
+
+
+def probability(text: str) -> float:
+    """A number from 0 to 1."""
+    return _number(text, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+def fraction(text: str) -> float:
+    """A part of something, never nothing: a number above 0 and up to 1."""
+    return _number(text, "a number above 0 and up to 1", lambda value: 0 < value <= 1)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise ArgumentTypeError(f"expected a whole number from {least}, got {text!r}")
+    return int(text)
+
+
+def _number(text: str, expected: str, fits: Callable[[float], bool]) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and fits(value)):
+        raise ArgumentTypeError(f"expected {expected}, got {text!r}")
+    return value

@@ -1,0 +1,127 @@
+"""Flags of the data: what cannot be meant is refused in one sentence, before anything is read."""
+
+import pytest
+import torch
+from small_data import loaders, write_images
+
+from man_zoo.console import Parser, UserError
+from man_zoo.data import add_data_args
+
+WHOLE_FROM_1 = "expected a whole number from 1"
+WHOLE_FROM_0 = "expected a whole number from 0"
+ABOVE_0 = "expected a number above 0"
+FROM_0 = "expected a number from 0"
+FROM_0_TO_1 = "expected a number from 0 to 1"
+A_NUMBER = "expected a number"
+PART = "expected a number above 0 and up to 1"
+
+REFUSED = [
+    ("-b", ("0", "-1", "1.5"), WHOLE_FROM_1),
+    ("-vb", ("0", "-1"), WHOLE_FROM_1),
+    ("-j", ("-1", "two"), WHOLE_FROM_0),
+    ("--img-size", ("0", "-1", "8.5"), WHOLE_FROM_1),
+    ("--input-size", ("3 0 8", "3 8 -8"), WHOLE_FROM_1),
+    ("--num-classes", ("0", "-3"), WHOLE_FROM_1),
+    ("--train-subset", ("0", "-1"), WHOLE_FROM_1),
+    ("--train-num-samples", ("0",), WHOLE_FROM_1),
+    ("--val-num-samples", ("-1",), WHOLE_FROM_1),
+    ("--mean", ("nan", "0.5 inf 0.5"), A_NUMBER),
+    ("--std", ("0", "-0.5", "nan", "0.2 0 0.2"), ABOVE_0),
+    ("--crop-pct", ("0", "-1", "7", "nan"), PART),
+    ("--crop-padding", ("-1", "0.5"), WHOLE_FROM_0),
+    ("--hflip", ("7", "-0.1", "nan"), FROM_0_TO_1),
+    ("--vflip", ("7", "-0.1"), FROM_0_TO_1),
+    ("--reprob", ("2", "-1", "nan"), FROM_0_TO_1),
+    ("--recount", ("0", "-1"), WHOLE_FROM_1),
+    ("--scale", ("0 1", "0.1 7", "nan 1"), PART),
+    ("--ratio", ("0 1", "-1 1", "1 inf"), ABOVE_0),
+    ("--color-jitter", ("-1", "nan", "inf"), FROM_0),
+    ("--remode", ("noise",), "invalid choice: 'noise'"),
+]
+
+
+@pytest.mark.parametrize(
+    ("flag", "words", "expected"),
+    [(flag, words, expected) for flag, texts, expected in REFUSED for words in texts],
+)
+def test_numbers_that_cannot_be_meant(flag, words, expected):
+    parser = Parser()
+    add_data_args(parser)
+    value = [f"{flag}={words}"] if " " not in words else [flag, *words.split()]
+    with pytest.raises(UserError, match=expected) as caught:
+        parser.parse_args(value)
+    assert flag in str(caught.value)
+
+
+FITTING = {
+    "no workers": ("-j", 0),
+    "no padding": ("--crop-padding", 0),
+    "no flips": ("--hflip", 0, "--vflip", 0),
+    "always flipped": ("--hflip", 1),
+    "a mean below zero": ("--mean", "-0.5"),
+    "no jitter": ("--color-jitter", 0),
+    "a whole image": ("--crop-pct", 1),
+}
+
+
+@pytest.mark.parametrize("flags", FITTING.values(), ids=FITTING)
+def test_numbers_at_the_edge_are_taken(flags):
+    loaders(*flags)
+
+
+TOGETHER = {
+    "two means": (("--mean", 0.1, 0.2), "--mean has 2 values; expected 1, or 3"),
+    "three of one": (
+        ("--in-chans", 1, "--std", 0.1, 0.2, 0.3),
+        "--std has 3 values; expected 1",
+    ),
+    "scale": (("--scale", 1, 0.5), "--scale 1.0 0.5 .* expected the smaller number first"),
+    "ratio": (("--ratio", 2, 0.5), "--ratio 2.0 0.5 .* expected the smaller number first"),
+    "policy": (("--aa", "randm9"), "--aa 'randm9' .* expected"),
+    "section": (("--aa", "rand-q9"), "--aa 'rand-q9' .* expected"),
+    "streamed interpolation": (
+        ("--interpolation", "bilinea", "--in-memory", "off"),
+        "Unknown --interpolation 'bilinea'.*nearest is 'bilinear'",
+    ),
+    "training interpolation": (
+        ("--train-interpolation", "bilinea", "--in-memory", "off", "--scale", 0.5, 1),
+        "Unknown --train-interpolation 'bilinea'.*nearest is 'bilinear'",
+    ),
+    "one pixel": (
+        ("--img-size", 1),
+        "--crop-padding 2 .* images of 1 x 1 pixels; expected 0, or --padding-mode constant",
+    ),
+    "much padding": (
+        ("--img-size", 6, "--crop-padding", 6, "--in-memory", "off"),
+        "--crop-padding 6 .* images of 6 x 6 pixels; expected 5 or less, or --padding-mode const",
+    ),
+}
+
+
+@pytest.mark.parametrize(("flags", "sentence"), TOGETHER.values(), ids=TOGETHER)
+def test_flags_that_do_not_go_together(flags, sentence):
+    with pytest.raises(ValueError, match=sentence) as caught:
+        loaders(*flags, "-j", 0)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("memory", ["on", "off"])
+@pytest.mark.parametrize("more", [("--padding-mode", "constant"), ("--crop-padding", 0)])
+def test_one_pixel_is_an_image(memory, more):
+    train, val, info = loaders("--img-size", 1, "--in-memory", memory, "-j", 0, *more)
+    assert info.input_size == (3, 1, 1)
+    for loader in (train, val):
+        assert next(iter(loader))[0].shape == (64, 3, 1, 1)
+
+
+def test_one_pixel_is_refused_only_where_it_is_padded():
+    assert loaders("--img-size", 1, "--no-aug")[2].input_size == (3, 1, 1)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_folders_of_tiny_images(tmp_path, size):
+    for split in ("train", "val"):
+        write_images(tmp_path / split, count=4, size=size)
+    train, _, info = loaders("--dataset", "folder", "--data-dir", tmp_path, "-b", 4)
+    assert info.input_size == (3, size, size)
+    assert torch.isfinite(next(iter(train))[0]).all()
