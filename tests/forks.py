@@ -1,8 +1,8 @@
 """Commands as processes of their own, forked from one that has imported the library.
 
-``forks.py`` reads a JSON list of ``[words, place]`` from standard input, runs ``man-zoo WORDS`` with
-its standard output at each place, to the interpreter's very end, and prints ``[status, stderr]`` of
-each. The place is a file, or ``""`` for a pipe whose reader has gone.
+``forks.py`` reads a JSON list of ``[words, place]`` from standard input, runs ``man-zoo WORDS``
+with its standard output at each place, to the interpreter's very end, and prints
+``[status, stderr]`` of each. The place is a file, or ``""`` for a pipe whose reader has gone.
 """
 
 import json

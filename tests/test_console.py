@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from forks import run_all
-from recipe import ROOT, environment
+from recipe import environment
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
@@ -214,9 +214,14 @@ def test_a_folder_that_is_interrupted_leaves_the_old_one(tmp_path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "old").touch()
-    with pytest.raises(KeyboardInterrupt), whole_folder(folder) as unfinished:
-        (unfinished / "new").touch()
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with whole_folder(folder) as unfinished:
+            (unfinished / "new").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert [path.name for path in tmp_path.rglob("*")] == ["folder", "old"]
 
 
