@@ -73,7 +73,7 @@ def test_yaml_values(text, key, value, tmp_path):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("lr: fast", "argument --lr: invalid float value: 'fast'."),
+        ("lr: fast", "argument --lr: expected a number from 0, got 'fast'."),
         ("learning-rate: 1", "Unknown key 'learning-rate'; expected one of .* The nearest is"),
         ("epochs: [1, 2]", "argument --epochs: expected a whole number from 1, got '\\[1, 2\\]'."),
         ("epochs: 0", "argument --epochs: expected a whole number from 1, got '0'."),

@@ -2,15 +2,17 @@
 
 from .errors import UserError, exit_status, noted, user_errors, without_credentials
 from .files import disk_errors, remove, whole, whole_folder, write_json, write_text
-from .flags import Parser
+from .flags import Keywords, Parser, output_file
 from .table import table
 
 __all__ = [
+    "Keywords",
     "Parser",
     "UserError",
     "disk_errors",
     "exit_status",
     "noted",
+    "output_file",
     "remove",
     "table",
     "user_errors",

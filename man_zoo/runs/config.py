@@ -51,6 +51,7 @@ def parse_args(
     args = parser.parse_args([*saved, *config, *argv])
     if args.resume:
         _refuse_changes(vars(parser.parse_args(saved)), vars(args))
+    _check_schedule(args)
     return args
 
 
@@ -98,6 +99,17 @@ def _read_run(run: str | Path, parser: ArgumentParser) -> list[str]:
     if not path.is_file():
         raise UserError(f"{run}: there is no run ({path} is missing).")
     return read_yaml(path, parser)
+
+
+def _check_schedule(args: Namespace) -> None:
+    for key, limit, of in (
+        ("warmup_epochs", args.epochs, "longer than the run"),
+        ("warmup_lr", args.lr, f"above --lr {args.lr}"),
+        ("min_lr", args.lr, f"above --lr {args.lr}"),
+    ):
+        value = getattr(args, key)
+        if value > limit:
+            raise UserError(f"{flag_of(key)} {value} is {of}; expected {limit} or less.")
 
 
 def _refuse_changes(saved: dict[str, Any], args: dict[str, Any]) -> None:
