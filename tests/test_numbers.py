@@ -48,7 +48,7 @@ REFUSED = [
     (seed, ("-1", "2147483648", "1.5", "x"), "a whole number from 0 to 2147483647"),
     (
         memory_size,
-        ("0GiB", "0.0 MB", "-1GiB", "nanGiB", "6", "6 apples", ""),
+        ("0GiB", "0.0 MB", "-1GiB", "nanGiB", "6 apples", "6"),
         "a size such as 6GiB",
     ),
 ]
