@@ -15,6 +15,8 @@ _NO_READER = 141  # and of a pipe whose reader has gone
 class UserError(Exception):
     """Something in the flags, the data or the run's course that is no bug; says what to change."""
 
+    of_one_process = False  # of many: whether the others go on without a word of it
+
 
 @contextmanager
 def user_errors(*kinds: type[Exception], about: str = "") -> Iterator[None]:
@@ -48,7 +50,7 @@ def exit_status(program: str, run: Callable[[], object]) -> int:
         run()
         sys.stdout.flush()
     except UserError as error:
-        _say(program, str(error))
+        _say(program, str(error), error.of_one_process)
     except BrokenPipeError:
         # Python would try once more to flush what is left, and print a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -66,6 +68,6 @@ def exit_status(program: str, run: Callable[[], object]) -> int:
     return 1
 
 
-def _say(program: str, sentence: str) -> None:
-    if os.environ.get("RANK", "0") == "0":  # every process meets the same error
+def _say(program: str, sentence: str, of_one_process: bool = False) -> None:
+    if of_one_process or os.environ.get("RANK", "0") == "0":
         print(f"{program}: {sentence}", file=sys.stderr)
