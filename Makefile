@@ -5,8 +5,11 @@ BIN := .venv/bin
 
 .PHONY: demo test lint types check results
 
+# All that accelerate launch would otherwise list as not given.
+LAUNCH := accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
+
 demo: .venv/installed
-	$(BIN)/accelerate launch recipes/train.py --experiment demo --overwrite
+	$(BIN)/$(LAUNCH) recipes/train.py --experiment demo --overwrite
 
 test: .venv/installed
 	$(BIN)/pytest
@@ -14,6 +17,7 @@ test: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: .venv/installed
 	$(BIN)/mypy

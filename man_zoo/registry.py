@@ -73,11 +73,14 @@ def _register(name: str) -> None:
 
 
 def _cfgs(name: str, backbone: str) -> dict[str, dict[str, Any] | PretrainedCfg]:
-    """One for each of the network's weights that can be loaded; an empty one if there are none."""
+    """One for each of the network's weights in the index; an empty one if there are none.
+
+    timm lists those alone whose cfg says where the weights are: the ones that can be loaded.
+    """
     trained: dict[str, dict[str, Any] | PretrainedCfg] = {
         weights.title: weights.arguments()["pretrained_cfg"]
         for weights in index.values()
-        if weights.name == name and weights.can_be_loaded
+        if weights.name == name
     }
     return trained or {name: _without_weights(backbone)}
 
@@ -117,12 +120,14 @@ def with_weights(name: str, given: Any, kwargs: dict[str, Any]) -> dict[str, Any
         RuntimeError: As timm's, if there are no weights, or they cannot be fetched.
     """
     cfg = resolve_pretrained_cfg(name, given, kwargs.get("pretrained_cfg_overlay"))
+    weights = index.get(f"{name}.{cfg.tag}")
     if not (cfg.has_weights or cfg.state_dict):
+        if weights is not None:
+            raise RuntimeError(weights.absence)
         raise RuntimeError(
             f"No pretrained weights exist for {name}. Use `pretrained=False` for random init, "
             f"train it with `{train_command(name)}`, or choose one of `man-zoo list --pretrained`."
         )
-    weights = index.get(f"{name}.{cfg.tag}")
     if weights is None or not _is_indexed(cfg, weights):
         return kwargs | {"pretrained_cfg": cfg}
     return weights.arguments(weights.fetch(kwargs.get("cache_dir"))) | kwargs

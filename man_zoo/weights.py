@@ -62,17 +62,33 @@ class Weights:
         """Whether the weights are here or on the Hub."""
         return self.repository is not None or (self.folder / WEIGHTS).is_file()
 
+    @property
+    def absence(self) -> str:
+        """Where weights are that cannot be loaded, in words."""
+        where = (
+            f"they are hub/{self.title}/{WEIGHTS} in a checkout of man_zoo. Use one "
+            "(pip install -e .)"
+            if self.size < SMALL
+            else "who made them has yet to push them. Wait for that"
+        )
+        return (
+            f"The weights of {self.title} are not in this installation and not on the Hub yet: "
+            f"{where}, or train them: {train_command(self.name)}."
+        )
+
     def arguments(self, file: Path | None = None) -> dict[str, Any]:
         """Arguments of ``timm.create_model`` for the network that the weights are of.
 
         Args:
-            file: Where the weights are; by default where they will be fetched from.
+            file: Where the weights are; by default where they will be fetched from, if they can be.
         """
+        if file is None and self.can_be_loaded:
+            file = self.folder / WEIGHTS
         arguments = resolve_model_input_args(f"local-dir:{self.folder}")
         arguments.pop("model_name")
         arguments["pretrained_cfg"] |= {
             "source": None,
-            "file": str(file or self.folder / WEIGHTS),
+            "file": file and str(file),
             "tag": self.tag,
         }
         if self.repository:
@@ -121,7 +137,7 @@ def read_index() -> dict[str, Weights]:
 
 def train_command(name: str) -> str:
     """The command that trains a model of the zoo."""
-    return f"accelerate launch recipes/train.py --model {name}"
+    return f"man-zoo train --model {name}"
 
 
 def sha256(file: Path) -> str:

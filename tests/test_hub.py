@@ -311,10 +311,29 @@ def test_no_weights_is_timms_error_with_what_to_do() -> None:
     with pytest.raises(RuntimeError, match="No pretrained weights exist") as error:
         timm.create_model("resnet101_man_infopro_k4", pretrained=True)
     said = str(error.value)
-    assert "recipes/train.py --model resnet101_man_infopro_k4" in said
+    assert "man-zoo train --model resnet101_man_infopro_k4" in said
     assert "man-zoo list --pretrained" in said
     with pytest.raises(RuntimeError, match=r"Invalid pretrained tag \(cifar\)"):
         timm.create_model("resnet20_man_dgl_k4.cifar", pretrained=True)
+
+
+@pytest.mark.parametrize("heavy", [True, False])
+def test_indexed_weights_that_are_nowhere_near_say_where_they_are(
+    run, empty_hub, monkeypatch, heavy
+) -> None:
+    if heavy:
+        monkeypatch.setattr("man_zoo.hub.index.SMALL", 1000)
+        monkeypatch.setattr("man_zoo.weights.SMALL", 1000)
+    weights = add_to_index(run / "export")
+    (weights.folder / "model.safetensors").unlink(missing_ok=True)
+    monkeypatch.setattr(registry, "index", read_index())
+    cfg = weights.arguments()["pretrained_cfg"]
+    with pytest.raises(RuntimeError) as error:
+        timm.create_model("resnet20_man_dgl_k4", pretrained=True, pretrained_cfg=cfg)
+    where = "who made them has yet to push them" if heavy else f"they are hub/{weights.title}/"
+    assert f"The weights of {weights.title} are not in this installation" in str(error.value)
+    assert where in str(error.value)
+    assert timm.create_model("resnet20_man_dgl_k4", pretrained_cfg=cfg).num_classes == 3
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered"])
@@ -345,7 +364,7 @@ def test_a_hub_that_cannot_be_reached_is_a_sentence(run, empty_hub, tmp_path, mo
     said = str(error.value)
     assert "\n" not in said
     assert "could not be fetched from http://127.0.0.1:9/me/far (" in said
-    assert "check the network, HF_ENDPOINT and HF_TOKEN, or train them: accelerate" in said
+    assert "check the network, HF_ENDPOINT and HF_TOKEN, or train them: man-zoo train" in said
 
 
 def test_weights_of_the_callers_own_are_loaded_as_given(run) -> None:

@@ -6,12 +6,17 @@ import pytest
 import timm
 from recipe import ROOT
 
+from man_zoo.console import UserError
 from man_zoo.results.published import CIFAR10_ERROR, IMAGENET_ERROR
 from man_zoo.results.sweep import read_sweep
 from man_zoo.runs.config import parse_args
+from man_zoo.runs.recipes import find_config, find_sweep
 from man_zoo.spec import parse_name
 
 CONFIGS = ROOT / "recipes" / "configs"
+CONFIG_NAMES = list(CONFIGS.rglob("*.yaml"))
+SWEEPS = sorted((ROOT / "recipes" / "sweeps").glob("*.yaml"))
+SWEEP_NAMES = [path.stem for path in SWEEPS]
 CELLS = sorted(CONFIGS.glob("*/**/*.yaml"))
 
 
@@ -50,7 +55,40 @@ def test_every_published_cell_has_a_config() -> None:
     assert {*CIFAR10_ERROR, *IMAGENET_ERROR} <= names
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "sweeps").glob("*.yaml")), ids=str)
+def test_configs_and_sweeps_have_names(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_config("cifar10") == CONFIGS / "cifar10.yaml"
+    assert find_config("cifar10/ablation/dgl_wide") == CONFIGS / "cifar10/ablation/dgl_wide.yaml"
+    assert find_sweep("cifar10_short") == ROOT / "recipes" / "sweeps" / "cifar10_short.yaml"
+    Path("cifar10").write_text("lr: 1")
+    assert find_config("cifar10") == Path("cifar10")  # a file of one's own comes first
+
+
+@pytest.mark.parametrize(
+    ("find", "name", "sentence"),
+    [
+        (
+            find_config,
+            "cifar10/resnet32_dlg_k16",
+            f"Unknown config 'cifar10/resnet32_dlg_k16'; expected one of {len(CONFIG_NAMES)}. The "
+            "nearest is 'cifar10/resnet32_dgl_k16'.",
+        ),
+        (
+            find_sweep,
+            "cifar10_long",
+            f"Unknown sweep 'cifar10_long'; expected {', '.join(SWEEP_NAMES)}. The nearest is "
+            "'cifar10_short'.",
+        ),
+        (find_config, "mine.yaml", "mine.yaml: no such file."),
+    ],
+)
+def test_a_name_that_there_is_not_is_a_sentence(find, name: str, sentence: str) -> None:
+    with pytest.raises(UserError) as error:
+        find(name)
+    assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=str)
 def test_a_sweep_is_understood(path: Path, tmp_path) -> None:
     results, runs = read_sweep(path, tmp_path, [])
     assert results.parent == ROOT / "docs" / "results"

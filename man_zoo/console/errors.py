@@ -18,6 +18,8 @@ _NO_READER = 141  # and of a pipe whose reader has gone
 class UserError(Exception):
     """Something in the flags, the data or the run's course that is no bug; says what to change."""
 
+    of_one_process = False  # of many: whether the others go on without a word of it
+
     def __init__(self, sentence: str) -> None:
         super().__init__(without_credentials(sentence))
 
@@ -133,6 +135,7 @@ def _drop_what_cannot_be_printed() -> None:
 
 
 def _say(program: str, sentence: str, error: BaseException) -> None:
-    if os.environ.get("RANK", "0") == "0":  # every process meets the same error
+    # Every process meets the same error, but for those that say otherwise.
+    if os.environ.get("RANK", "0") == "0" or getattr(error, "of_one_process", False):
         said = "; ".join([sentence, *getattr(error, "__notes__", ())])
         print(f"{program}: {said.rstrip('.')}.", file=sys.stderr)

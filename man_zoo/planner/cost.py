@@ -26,6 +26,7 @@ from ..recompute import run
 from ..spec import LocalSpec
 
 LOW_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_PLAIN = (bool, int, float, str, tuple, type(None))  # attributes that say what a layer costs
 
 
 @dataclass(frozen=True)
@@ -346,6 +347,3 @@ def _signature(module: nn.Module) -> tuple[Any, ...]:
         )
         for layer in module.modules()
     )
-
-
-_PLAIN = (bool, int, float, str, tuple, type(None))

@@ -26,6 +26,7 @@ from ..messages import unknown
 from ..parallel.processes import share_of_cores
 from ..runs.config import parse_args, read_args, settings
 from ..runs.folder import ARGS, SUMMARY
+from ..runs.recipes import PACKAGE
 from ..runs.yaml_flags import load_yaml, words_of
 from .records import add_result, read_results, result_of
 
@@ -132,7 +133,13 @@ def read_sweep(path: Path, output: Path, flags: Sequence[str]) -> tuple[Path, li
     for folder in folders:
         if folders.count(folder) > 1:
             raise UserError(f"{path}: two runs would be {folder}; expected a name: of their own.")
-    return Path(os.path.normpath(path.parent / values["results"])), runs
+    return _results_file(path, values["results"], output), runs
+
+
+def _results_file(path: Path, name: str, output: Path) -> Path:
+    """Where a sweep file says, but no installed package is written into."""
+    results = Path(os.path.normpath(path.parent / name))
+    return output / results.name if PACKAGE in results.parents else results
 
 
 def _check(values: Any, kinds: dict[str, type], needed: Sequence[str]) -> None:

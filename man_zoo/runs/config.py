@@ -21,7 +21,7 @@ _INVOCATION = ("config", "resume", "overwrite")
 # What says where and how fast a run is made, and not which.
 _OF_A_PLACE = {
     *_INVOCATION,
-    *("output", "experiment", "checkpoint_hist", "log_interval"),
+    *("output", "experiment", "checkpoint_hist", "log_interval", "log_with"),
     *("data_dir", "download", "workers", "validation_batch_size", "cpu_threads"),
 }
 # What a resumed run may do differently; all else would be another run.

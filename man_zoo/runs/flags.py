@@ -107,4 +107,6 @@ def build_parser(program: str | None = None) -> ArgumentParser:
     add("--val-interval", type=positive, default=1, metavar="N",
         help="epochs between validations; the last epoch always has one")  # fmt: skip
     add("--log-interval", type=positive, default=10, help="updates between looks at the losses")
+    add("--log-with", default="tensorboard", metavar="NAME[,NAME]", help="Accelerate's trackers, "
+        "e.g. tensorboard,wandb, or none; log.jsonl is written whatever they are")  # fmt: skip
     return parser

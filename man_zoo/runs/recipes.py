@@ -5,11 +5,11 @@ from pathlib import Path
 from ..console import UserError
 from ..messages import unknown
 
-_PACKAGE = Path(__file__).parents[1]
+PACKAGE = Path(__file__).parents[1]
 # A wheel carries them inside the package.
 RECIPES = next(
-    (folder for folder in (_PACKAGE / "_recipes", _PACKAGE.parent / "recipes") if folder.is_dir()),
-    _PACKAGE.parent / "recipes",
+    (folder for folder in (PACKAGE / "_recipes", PACKAGE.parent / "recipes") if folder.is_dir()),
+    PACKAGE.parent / "recipes",
 )
 
 
@@ -19,7 +19,7 @@ def find_config(name: str) -> Path:
     Raises:
         UserError: If there is neither.
     """
-    return _find(name, "configs")
+    return _find("config", name)
 
 
 def find_sweep(name: str) -> Path:
@@ -28,19 +28,19 @@ def find_sweep(name: str) -> Path:
     Raises:
         UserError: If there is neither.
     """
-    return _find(name, "sweeps")
+    return _find("sweep", name)
 
 
-def _find(name: str, kind: str) -> Path:
+def _find(kind: str, name: str) -> Path:
     if Path(name).is_file():
         return Path(name)
-    folder = RECIPES / kind
-    known = {
+    if name.endswith((".yaml", ".yml")):
+        raise UserError(f"{name}: no such file.")
+    folder = RECIPES / f"{kind}s"
+    files = {
         path.relative_to(folder).with_suffix("").as_posix(): path
         for path in sorted(folder.rglob("*.yaml"))
     }
-    if name in known:
-        return known[name]
-    if name.endswith((".yaml", ".yml")):
-        raise UserError(f"{name}: no such file.")
-    raise UserError(str(unknown(f"config or file {name!r}, no".partition(",")[0], name, known)))
+    if name not in files:
+        raise UserError(str(unknown(kind, name, files)))
+    return files[name]

@@ -16,10 +16,10 @@ from ..parallel.data_parallel import DDP_KEYWORDS
 from ..parallel.processes import on_cpu, share_of_cores
 from ..planner import BALANCED
 from ..runs.config import save_args
-from ..runs.folder import ARGS, CHECKPOINTS, LOG, SUMMARY
+from ..runs.folder import ARGS, CHECKPOINTS, SUMMARY
 from ..runs.metadata import save_metadata
 from .checkpoint import Checkpoints, Progress
-from .trackers import JSONLTracker
+from .trackers import tracker_names
 
 
 def run_folder(args: Namespace) -> Path:
@@ -65,18 +65,18 @@ def resume_run(args: Namespace, checkpoints: Checkpoints, progress: Progress) ->
         )
 
 
-def create_accelerator(args: Namespace, run: Path, progress: Progress) -> Accelerator:
-    """Accelerate, logging to TensorBoard and JSON lines in the run's folder.
+def create_accelerator(args: Namespace, run: Path) -> Accelerator:
+    """Accelerate, as the flags say.
 
     Raises:
-        ValueError: For a precision that the device does not have.
+        ValueError: For a precision that the device does not have, a tracker that there is not.
     """
+    tracker_names(args.log_with)
     accelerator = Accelerator(
         cpu=on_cpu(),
         mixed_precision=args.mixed_precision,
         gradient_accumulation_steps=args.grad_accum_steps,
         project_config=ProjectConfiguration(str(run), logging_dir=str(run)),
-        log_with=["tensorboard", JSONLTracker(run / LOG, progress)],
         kwargs_handlers=[DDP_KEYWORDS],
     )
     if accelerator.device.type == "cpu":

@@ -1,13 +1,84 @@
 """Where a run leaves its numbers: JSON lines, beside whatever Accelerate tracks with."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from accelerate.tracking import GeneralTracker, on_main_process
+from accelerate import Accelerator
+from accelerate.tracking import (
+    LOGGER_TYPE_TO_CLASS,
+    GeneralTracker,
+    TensorBoardTracker,
+    get_available_trackers,
+    on_main_process,
+)
+from accelerate.utils import LoggerType
 
-from ..console import write_text
+from ..console import user_errors, write_text
+from ..messages import unknown
+from ..runs.config import settings
+from ..runs.folder import LOG
 from .checkpoint import Progress
+
+PROJECT = "man_zoo"  # what trackers of many runs keep ours under
+
+
+def tracker_names(log_with: str) -> list[str]:
+    """The names in ``--log-with``.
+
+    Raises:
+        ValueError: For a name that Accelerate does not know, and a tracker that is not installed.
+    """
+    if log_with == "none":
+        return []
+    names = list(dict.fromkeys(log_with.split(",")))
+    installed = {str(tracker) for tracker in get_available_trackers()}
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise unknown("tracker", name, [*sorted(LOGGER_TYPE_TO_CLASS), "none"])
+        if name in LoggerType.list() and name not in installed:
+            raise ValueError(f"--log-with {name}: {name} is not installed; try pip install {name}.")
+    return names
+
+
+def start_trackers(
+    accelerator: Accelerator, args: Namespace, run: Path, progress: Progress, done: int
+) -> None:
+    """Begin to log, to ``log.jsonl`` and to what ``--log-with`` names.
+
+    Args:
+        accelerator: What logs.
+        args: Flags of the run.
+        run: Its folder.
+        progress: How far it is.
+        done: Updates that an earlier part of it has made; TensorBoard forgets what it has of later
+            ones.
+
+    Raises:
+        UserError: If a tracker cannot start, for want of a login perhaps; the run can be resumed.
+    """
+    # Made here, because its folder would have the project's name.
+    own = {"tensorboard": TensorBoardTracker("tensorboard", run, purge_step=done)}
+    named = [own.get(name, name) for name in tracker_names(args.log_with)]
+    accelerator.log_with = [JSONLTracker(run / LOG, progress), *named]
+    with user_errors(Exception, about=f"--log-with {args.log_with}"):
+        accelerator.init_trackers(PROJECT, init_kwargs=_keywords(run.resolve()))
+        for tracker in accelerator.trackers:
+            if tracker.name != "tensorboard":  # which would show the flags as another run
+                tracker.store_init_configuration(settings(args))
+
+
+def _keywords(run: Path) -> dict[str, dict[str, str]]:
+    """How each tracker is told the name of a run, and where to keep what it keeps here."""
+    return {
+        "clearml": {"task_name": run.name},
+        "dvclive": {"dir": str(run / "dvclive")},
+        "mlflow": {"run_name": run.name},
+        "swanlab": {"experiment_name": run.name, "logdir": str(run / "swanlab")},
+        "trackio": {"name": run.name},
+        "wandb": {"name": run.name, "dir": str(run)},
+    }
 
 
 class JSONLTracker(GeneralTracker):

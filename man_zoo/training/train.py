@@ -22,6 +22,7 @@ from .evaluate import evaluate_exits, validate
 from .losses import LossWatch, check_weights
 from .report import describe, epoch_line
 from .setup import create_accelerator, keep_plan, resume_run, run_folder, start_run
+from .trackers import start_trackers
 from .trainer import Trainer, create_trainer
 
 
@@ -53,7 +54,7 @@ def train(args: Namespace) -> Finished:
     progress = Progress()
     with user_errors():
         run = run_folder(args)
-        accelerator = create_accelerator(args, run, progress)
+        accelerator = create_accelerator(args, run)
         loader, val_loader, data = create_loaders(
             args, accelerator, channels_last=args.channels_last
         )
@@ -73,7 +74,7 @@ def train(args: Namespace) -> Finished:
         start_run(args, run, data, accelerator.device)
     accelerator.wait_for_everyone()
     done = progress.epoch * trainer.updates_per_epoch
-    accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": done}})
+    start_trackers(accelerator, args, run, progress, done)
 
     total = args.epochs * trainer.updates_per_epoch
     started = time.perf_counter()
