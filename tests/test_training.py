@@ -379,6 +379,14 @@ def test_spoilt_weights_are_not_saved():
         check_weights(model, 7)
 
 
+def test_spoilt_statistics_are_not_saved():
+    """Weights may stay finite meanwhile: training normalises by the batch."""
+    model = timm.create_model("resnet20_man_dgl_k4", num_classes=3, img_size=8)
+    model.backbone.layer3[1].bn2.running_var[0] = float("inf")
+    with pytest.raises(NonFiniteLoss, match=r"block 4 \(layer3.1 to layer3.2\).* after update 7"):
+        check_weights(model, 7)
+
+
 def test_a_planned_run_keeps_its_plan(run, tmp_path):
     run("--model", "resnet20", "--method", "man_dgl", "--memory-budget", "16MiB")
     saved = parse_args(["-c", str(tmp_path / "run" / "args.yaml")])
