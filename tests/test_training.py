@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from timm.data import Mixup
 from timm.loss import SoftTargetCrossEntropy
 
+from man_zoo.commands import evaluate
 from man_zoo.console import UserError
 from man_zoo.runs.config import parse_args, save_args
 from man_zoo.runs.flags import build_parser
@@ -274,6 +275,16 @@ def test_export_is_the_trained_backbone(model, run, tmp_path):
     )
     images = torch.randn(2, 3, 8, 8)
     assert torch.equal(exported.eval()(images), backbone.eval()(images))
+
+
+def test_exports_score_what_the_run_measured_of_weights_and_average(run, data, tmp_path):
+    run("--model-ema", "--model-ema-decay", "0.5")
+    [record] = load_log(tmp_path / "run")
+    assert record["val_loss"] != pytest.approx(record["ema_val_loss"], rel=1e-3)
+    for export, prefix in (("export", "val"), ("export-ema", "ema_val")):
+        words = [str(tmp_path / "run" / export), "--dataset", "folder", "--data-dir", str(data)]
+        scores = evaluate.evaluate_weights(evaluate.parse_args(words))
+        assert scores["loss"] == pytest.approx(record[f"{prefix}_loss"], rel=1e-5)
 
 
 # How it fails
