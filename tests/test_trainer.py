@@ -18,7 +18,6 @@ from torch import Tensor, nn
 import man_zoo
 from man_zoo.runs.config import parse_args
 from man_zoo.tasks import Classification
-from man_zoo.training.checkpoint import Progress
 from man_zoo.training.setup import create_accelerator
 from man_zoo.training.trainer import Trainer, create_trainer
 
@@ -46,7 +45,7 @@ def create(monkeypatch) -> Callable[..., Trainer]:
         GradientState._reset_state()
         AcceleratorState._reset_state(True)
         args = parse_args(["--cpu-threads", "1", *words])
-        accelerator = create_accelerator(args, Path("unused"), Progress())
+        accelerator = create_accelerator(args, Path("unused"))
         return create_trainer(args, accelerator, Classification(CLASSES), model, batches)
 
     return create
