@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from .auxiliary import MomentumLink, MomentumUnit
 from .auxiliary.auglocal import final_cuts
-from .auxiliary.build import build_auxiliaries, next_units
+from .auxiliary.build import build_auxiliaries
+from .auxiliary.momentum import first_units
 from .families import Units, list_units
 from .local_block import LocalBlock
 from .recompute import choose_recompute
 from .spec import LocalSpec
-from .split import choose_cuts
+from .split import block_ranges, choose_cuts
 from .step import LocalOutput, local_step
 
 
@@ -89,29 +90,30 @@ class LocalModel(nn.Module):
             recompute[1],
         )
         self.auxiliaries = nn.ModuleList(auxiliaries).to(reference.device, reference.dtype)
-        self.blocks = self._local_blocks(units, recompute[0])
+        ranges = block_ranges(self.cuts, len(units))
+        self.blocks = self._local_blocks(units, ranges, recompute[0])
         count = spec.momentum.momentum_units if spec.momentum else 0
         self.links = [
-            MomentumLink(next_units(units, self.cuts, j, count), auxiliary.momentum)
-            for j, auxiliary in enumerate(self.auxiliaries)
+            MomentumLink(first_units(units, following, count), auxiliary.momentum)
+            for following, auxiliary in zip(ranges[1:], self.auxiliaries, strict=True)
             if isinstance(auxiliary.momentum, MomentumUnit) and auxiliary.momentum.follows
         ]
 
-    def _local_blocks(self, units: Units, recompute: frozenset[int]) -> list[LocalBlock]:
-        starts = [0, *(cut + 1 for cut in self.cuts)]
-        ends = [*starts[1:], len(units)]
+    def _local_blocks(
+        self, units: Units, ranges: Sequence[range], recompute: frozenset[int]
+    ) -> list[LocalBlock]:
         outputs = [*self.auxiliaries, units.head]
         undecayed = _undecayed(self.backbone)
         ids = frozenset(id(p) for n, p in self.backbone.named_parameters() if n in undecayed)
         return [
             LocalBlock(
-                units.modules[start:end],
+                [units.modules[i] for i in own],
                 output,
                 self.criterion,
                 ids,
-                frozenset(i - start for i in recompute if start <= i < end),
+                frozenset(i - own.start for i in recompute if i in own),
             )
-            for start, end, output in zip(starts, ends, outputs, strict=True)
+            for own, output in zip(ranges, outputs, strict=True)
         ]
 
     # Training -------------------------------------------------------------------------------------
@@ -178,8 +180,8 @@ class LocalModel(nn.Module):
 
     def block_name(self, j: int) -> str:
         """First and last unit of block ``j`` (from 0), e.g. ``layer1.0 to layer1.4``."""
-        starts, ends = [0, *(cut + 1 for cut in self.cuts)], [*self.cuts, len(self.unit_names) - 1]
-        first, last = self.unit_names[starts[j]], self.unit_names[ends[j]]
+        own = block_ranges(self.cuts, len(self.unit_names))[j]
+        first, last = self.unit_names[own[0]], self.unit_names[own[-1]]
         return first if first == last else f"{first} to {last}"
 
     def _need_auxiliaries(self, what: str) -> None:

@@ -11,7 +11,7 @@ import torch
 import man_zoo
 from man_zoo.registry import ZOO
 from man_zoo.spec import is_zoo_name, list_methods, parse_name
-from man_zoo.split import PUBLISHED_CUTS, choose_cuts
+from man_zoo.split import PUBLISHED_CUTS, block_ranges, choose_cuts
 
 VIT = "vit_tiny_patch16_224_man_dgl_k2"
 SMALL = ("resnet20", "resnet32")
@@ -135,6 +135,13 @@ def test_an_even_split_has_blocks_of_like_size(k: int) -> None:
 def test_cuts_are_given_by_name(cuts) -> None:
     model = timm.create_model("resnet20_man_dgl_k4", k=3, cuts=cuts)
     assert model.cuts == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("cuts", "blocks"), [((), ["abcdef"]), ((1, 4), ["ab", "cde", "f"]), ((0,), ["a", "bcdef"])]
+)
+def test_blocks_run_from_cut_to_cut(cuts: tuple[int, ...], blocks: list[str]) -> None:
+    assert ["".join("abcdef"[i] for i in block) for block in block_ranges(cuts, 6)] == blocks
 
 
 # timm's keywords ----------------------------------------------------------------------------------

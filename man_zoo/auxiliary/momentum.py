@@ -7,7 +7,6 @@ cut. MAN++ (arXiv 2507.16279) weighs the two branches by a learnable scale.
 """
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,16 +170,15 @@ class MomentumLink:
         torch._foreach_lerp_(copies, sources, 1 - self.target.momentum)
 
 
-def first_units(units: Units, after: int, count: int, end: int) -> nn.Sequential:
-    """The first ``count`` units of the block that follows unit ``after`` and ends with ``end``.
+def first_units(units: Units, block: range, count: int) -> nn.Sequential:
+    """The first ``count`` units of a block.
 
     Raises:
-        ValueError: If that block has fewer units.
+        ValueError: If it has fewer.
     """
-    if after + count > end:
+    if count > len(block):
         raise ValueError(
-            f"momentum_units={count}, but the block after {units.names[after]} has {end - after} "
-            f"unit(s); use momentum_units={end - after} or fewer blocks."
+            f"momentum_units={count}, but the block after {units.names[block.start - 1]} has "
+            f"{len(block)} unit(s); use momentum_units={len(block)} or fewer blocks."
         )
-    modules: Sequence[nn.Module] = units.modules[after + 1 : after + 1 + count]
-    return nn.Sequential(*modules)
+    return nn.Sequential(*(units.modules[i] for i in block[:count]))
