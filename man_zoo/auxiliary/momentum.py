@@ -17,6 +17,7 @@ from ..families import Units, cannot_build
 from ..layout import Layout
 from ..messages import unknown
 from ..recompute import run
+from .running_copy import RunningCopy
 
 FORMS = ("release", "paper")
 
@@ -97,13 +98,13 @@ class MomentumUnit(nn.Module):
         self.scale: nn.Parameter | None = None
         if settings.form == "release":
             if settings.ema:
-                self.ema = copy.deepcopy(source).requires_grad_(False)
+                self.ema = RunningCopy(source).requires_grad_(False)
             if settings.bias:
                 self.bias = _fresh(source, units)
             if settings.scale:
                 self.scale = nn.Parameter(torch.ones(()))
         else:
-            self.ema = copy.deepcopy(source) if settings.ema else _fresh(source, units)
+            self.ema = RunningCopy(source) if settings.ema else _fresh(source, units)
             if settings.bias:
                 self.bias = nn.Parameter(torch.zeros(channels))
         learnable = (
@@ -159,15 +160,9 @@ class MomentumLink:
         self.source = source
         self.target = target
 
-    @torch.no_grad()
     def update(self) -> None:
-        """``copy <- m * copy + (1 - m) * source``, parameters only (MAN, equation 6).
-
-        Buffers stay: the copy's BatchNorm statistics come from its own forward passes.
-        """
-        copies: list[Tensor] = list(self.target.ema.parameters())
-        sources: list[Tensor] = list(self.source.parameters())
-        torch._foreach_lerp_(copies, sources, 1 - self.target.momentum)
+        """``copy <- m * copy + (1 - m) * source`` (MAN, equation 6)."""
+        self.target.ema.follow(self.source, self.target.momentum)
 
 
 def first_units(units: Units, block: range, count: int) -> nn.Sequential:
