@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from .auxiliary import MomentumLink, MomentumUnit
@@ -16,6 +17,7 @@ from .recompute import choose_recompute
 from .spec import LocalSpec
 from .split import block_ranges, choose_cuts
 from .step import LocalOutput, local_step
+from .undecayed import undecayed_names
 
 
 class LocalModel(nn.Module):
@@ -90,6 +92,7 @@ class LocalModel(nn.Module):
             recompute[1],
         )
         self.auxiliaries = nn.ModuleList(auxiliaries).to(reference.device, reference.dtype)
+        self.auxiliaries.train(self.training)
         ranges = block_ranges(self.cuts, len(units))
         self.blocks = self._local_blocks(units, ranges, recompute[0])
         count = spec.momentum.momentum_units if spec.momentum else 0
@@ -103,14 +106,14 @@ class LocalModel(nn.Module):
         self, units: Units, ranges: Sequence[range], recompute: frozenset[int]
     ) -> list[LocalBlock]:
         outputs = [*self.auxiliaries, units.head]
-        undecayed = _undecayed(self.backbone)
-        ids = frozenset(id(p) for n, p in self.backbone.named_parameters() if n in undecayed)
+        names = self.no_weight_decay()
+        undecayed = [p for name, p in self.named_parameters() if name in names]
         return [
             LocalBlock(
                 [units.modules[i] for i in own],
                 output,
                 self.criterion,
-                ids,
+                undecayed,
                 frozenset(i - own.start for i in recompute if i in own),
             )
             for own, output in zip(ranges, outputs, strict=True)
@@ -138,8 +141,10 @@ class LocalModel(nn.Module):
 
         Raises:
             RuntimeError: If the model was built without auxiliaries.
+            ValueError: For images of a size that the auxiliaries do not take.
         """
         self._need_auxiliaries("local_step")
+        self._check_size(images)
         return local_step(
             self.blocks if blocks is None else blocks,
             self.links,
@@ -191,6 +196,15 @@ class LocalModel(nn.Module):
                 "pass auxiliaries=True."
             )
 
+    def _check_size(self, images: Tensor) -> None:
+        (height, width), given = self.input_size[1:], images.shape[2:]
+        any_size = all(auxiliary.any_size for auxiliary in self.auxiliaries)
+        if not any_size and given != (height, width):
+            raise ValueError(
+                f"{self.spec.method} is built for {height}x{width} images and got "
+                f"{given[0]}x{given[1]}; pass img_size= or call set_input_size."
+            )
+
     # timm's model interface -----------------------------------------------------------------------
 
     def forward(self, images: Tensor) -> Tensor:
@@ -205,14 +219,33 @@ class LocalModel(nn.Module):
         self.backbone.reset_classifier(num_classes, *args, **kwargs)
         self._build()
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+    def set_input_size(self, img_size: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Another size of the images, and new auxiliaries for it.
+
+        A backbone that takes any size stays as it is.
+
+        Args:
+            img_size: Height and width, or one number for both, in pixels; ``None`` keeps them.
+            args: The backbone's own, e.g. patch or window size.
+            kwargs: The same by name.
+        """
+        if hasattr(self.backbone, "set_input_size"):
+            self.backbone.set_input_size(img_size, *args, **kwargs)
+        if img_size is not None:
+            height, width = to_2tuple(img_size)
+            self.input_size = (self.input_size[0], height, width)
+        self._build()
+
+    def group_matcher(self, coarse: bool = False) -> Any:
         """The backbone's parameter groups, under ``backbone.``."""
         groups = self.backbone.group_matcher(coarse=coarse)
+        if callable(groups):
+            return lambda name: groups(name.removeprefix("backbone."))
         return {name: _below_backbone(pattern) for name, pattern in groups.items()}
 
     def no_weight_decay(self) -> set[str]:
-        """The backbone's parameters without weight decay, under ``backbone.``."""
-        return {f"backbone.{name}" for name in _undecayed(self.backbone)}
+        """Names of the backbone's parameters without weight decay, and of their copies."""
+        return undecayed_names(self.backbone, list_units(self.backbone), self.auxiliaries)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -227,11 +260,6 @@ def _per_channel(values: Sequence[float], channels: int) -> Tensor:
     value = torch.tensor(values).view(-1, 1, 1)
     # An RGB mean for a grey or many-band image: its average.
     return value if len(value) == channels else value.mean(0, keepdim=True)
-
-
-def _undecayed(backbone: Any) -> set[str]:
-    """Names of the parameters that the backbone wants without weight decay, if it says so."""
-    return backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else set()
 
 
 def _below_backbone(pattern: Any) -> Any:
