@@ -164,6 +164,14 @@ def test_a_vit_takes_an_image_size(img_size) -> None:
     assert torch.isfinite(model.local_step(images, torch.arange(2)).losses).all()
 
 
+def test_the_model_says_what_size_its_images_have() -> None:
+    # timm builds vitamin_xlarge_336 with the data settings of vitamin_xlarge_256.
+    with torch.device("meta"):
+        model = man_zoo.localize("vitamin_xlarge_336", "dgl", 2)
+        assert timm.data.resolve_model_data_config(model)["input_size"] == (3, 336, 336)
+        assert model(torch.empty(1, 3, 336, 336)).shape == (1, model.num_classes)
+
+
 def test_features_only_is_the_backbones() -> None:
     model = timm.create_model("resnet20_man_dgl_k4", features_only=True, out_indices=(1, 3))
     assert [tuple(f.shape) for f in model(torch.randn(1, 3, 32, 32))] == [
