@@ -130,6 +130,21 @@ def test_balanced_cuts_are_the_best_of_all():
     assert best.cost.peak < plans.cuts(3, "even").cost.peak
 
 
+@pytest.mark.parametrize(
+    ("method", "keywords"),
+    [
+        ("man_dgl", {"momentum_units": 8}),
+        ("auglocal", {"aux_depth": 7}),
+        ("man_auglocal", {"aux_depth": 7, "momentum_units": 8}),
+        ("man_auglocal", {"aux_depth": 1, "momentum_units": 8}),
+    ],
+)
+def test_a_last_block_of_just_the_units_that_it_needs_is_found(method, keywords):
+    plan = planner("resnet18", method, **keywords).balanced(2)  # the stem, and eight units
+    assert plan.split.cuts == (0,)
+    man_zoo.localize("resnet18", method, 2, cuts=plan.spec.cuts, img_size=64, **keywords)
+
+
 def test_a_budget_is_kept_and_costs_less_the_larger_it_is():
     plans = planner("resnet18", "man_dgl", 128)
     budgets = [plans.smallest().cost.peak * share // 100 for share in (105, 130, 180)]
