@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from timm.data import Mixup
 from timm.loss import SoftTargetCrossEntropy
 
+from man_zoo.commands import evaluate
 from man_zoo.console import UserError
 from man_zoo.runs.config import parse_args, save_args
 from man_zoo.runs.flags import build_parser
@@ -276,6 +277,16 @@ def test_export_is_the_trained_backbone(model, run, tmp_path):
     assert torch.equal(exported.eval()(images), backbone.eval()(images))
 
 
+def test_exports_score_what_the_run_measured_of_weights_and_average(run, data, tmp_path):
+    run("--model-ema", "--model-ema-decay", "0.5")
+    [record] = load_log(tmp_path / "run")
+    assert record["val_loss"] != pytest.approx(record["ema_val_loss"], rel=1e-3)
+    for export, prefix in (("export", "val"), ("export-ema", "ema_val")):
+        words = [str(tmp_path / "run" / export), "--dataset", "folder", "--data-dir", str(data)]
+        scores = evaluate.evaluate_weights(evaluate.parse_args(words))
+        assert scores["loss"] == pytest.approx(record[f"{prefix}_loss"], rel=1e-5)
+
+
 # How it fails
 
 
@@ -376,6 +387,14 @@ def test_spoilt_weights_are_not_saved():
     with torch.no_grad():
         next(model.auxiliaries[1].parameters())[0] = float("inf")
     with pytest.raises(NonFiniteLoss, match=r"block 2 \(layer1.2 to layer2.0\).* after update 7"):
+        check_weights(model, 7)
+
+
+def test_spoilt_statistics_are_not_saved():
+    """Weights may stay finite meanwhile: training normalises by the batch."""
+    model = timm.create_model("resnet20_man_dgl_k4", num_classes=3, img_size=8)
+    model.backbone.layer3[1].bn2.running_var[0] = float("inf")
+    with pytest.raises(NonFiniteLoss, match=r"block 4 \(layer3.1 to layer3.2\).* after update 7"):
         check_weights(model, 7)
 
 

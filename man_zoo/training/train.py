@@ -13,6 +13,7 @@ from accelerate.utils import set_seed
 from ..console import user_errors
 from ..data import create_loaders, create_test_loader
 from ..local_model import LocalModel
+from ..parallel.launcher import end_with_launcher
 from ..runs.folder import CHECKPOINTS
 from ..runs.model import create_model
 from ..tasks import Classification
@@ -54,6 +55,7 @@ def train(args: Namespace) -> Finished:
     progress = Progress()
     with user_errors():
         run = run_folder(args)
+        end_with_launcher(f"go on with --resume {run}")
         accelerator = create_accelerator(args, run)
         loader, val_loader, data = create_loaders(
             args, accelerator, channels_last=args.channels_last
