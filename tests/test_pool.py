@@ -19,7 +19,7 @@ def test_same_values_and_gradients_as_torch(height, width, size, layout):
     ours, torchs = (x.clone(memory_format=layout).requires_grad_() for _ in range(2))
     grad = torch.randn(2, 3, size, size, dtype=torch.float64)
     pooled, expected = average_pool(ours, size), F.adaptive_avg_pool2d(torchs, size)
-    # Not to the last digit: each adds up in an order of its own, and torch's hangs on the processor.
+    # Not to the last digit: torch's order of adding up hangs on the processor.
     torch.testing.assert_close(pooled, expected, rtol=0, atol=1e-12)
     pooled.backward(grad)
     expected.backward(grad)
