@@ -123,9 +123,10 @@ def test_every_block_is_clipped_to_the_norm_by_itself(create):
 
 
 def test_every_blocks_rate_follows_the_schedule_from_update_to_update(create):
-    peak, lowest, warmup, epochs, updates = 0.5, 0.1, 2, 3, 4
-    words = ("--lr", str(peak), "--min-lr", str(lowest), "--epochs", str(epochs))
-    words += ("--warmup-epochs", str(warmup / updates), "--grad-accum-steps", "2")
+    peak, first, lowest, warmup, epochs, updates = 0.5, 0.2, 0.1, 2, 3, 4
+    words = ("--lr", str(peak), "--warmup-lr", str(first), "--min-lr", str(lowest))
+    words += ("--epochs", str(epochs), "--warmup-epochs", str(warmup / updates))
+    words += ("--grad-accum-steps", "2")
     trainer, batches = create(localize(), 2 * updates, *words), draw(2 * updates)
     rates = []
     for epoch in range(epochs):
@@ -139,7 +140,7 @@ def test_every_blocks_rate_follows_the_schedule_from_update_to_update(create):
 
     def cosine(update: int) -> float:
         if update < warmup:
-            return peak * update / warmup
+            return first + (peak - first) * update / warmup
         share = update / (epochs * updates)
         return lowest + (peak - lowest) * (1 + math.cos(math.pi * share)) / 2
 
