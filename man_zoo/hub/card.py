@@ -1,12 +1,15 @@
 """The model card of an export: what the weights are, how they were made, how to load them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from timm.models import model_entrypoint
 
+from ..console import UserError, user_errors
 from ..spec import WRAPPERS, base_method
+from ..weights import CONFIG, check_title
 
 # Stands in a card for where its weights are, until they have a repository.
 SOURCE = "local-dir:FOLDER"
@@ -178,6 +181,25 @@ def write_card(path: Path, facts: dict[str, Any], architecture: str, labels: lis
 
 
 _SHOWN = ("method", "k", "data", "validation", "metrics", "epoch", "seconds", "recipe")
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What ``config.json`` of an exported folder has under ``"man_zoo"``.
+
+    Raises:
+        UserError: If it is not there, not all that an index needs, or under a name that is no
+            folder's.
+    """
+    path = folder / CONFIG
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))["man_zoo"]
+        _ = (facts["name"], facts["tag"], float(facts["metrics"]["top1"]))
+    except (ValueError, LookupError, TypeError) as error:
+        expected = "expected a folder of `man-zoo export`"
+        raise UserError(f"{path} is not man_zoo's; {expected}.") from error
+    with user_errors(ValueError, about=str(path)):
+        check_title(facts["name"], facts["tag"])
+    return facts
 
 
 def card_of(folder: Path, repository: str | None = None) -> str:

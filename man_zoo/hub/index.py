@@ -1,13 +1,12 @@
 """Put an exported folder into the index of published weights."""
 
-import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 from ..console import whole_folder, write_json
 from ..weights import CARD, CONFIG, INDEX, SMALL, WEIGHTS, Weights, read_index, sha256
-from .card import card_of
+from .card import card_of, read_facts
 
 
 def add_to_index(
@@ -19,8 +18,11 @@ def add_to_index(
         folder: As :func:`man_zoo.hub.export.export_run` writes it.
         repository: ``ORG/NAME`` that it was pushed to.
         revision: The commit there.
+
+    Raises:
+        UserError: If the folder is no export.
     """
-    facts = json.loads((folder / CONFIG).read_text())["man_zoo"]
+    facts = read_facts(folder)
     file = folder / WEIGHTS
     weights = Weights(
         facts["name"],

@@ -1,6 +1,5 @@
 """Publish an exported folder on the Hugging Face Hub, and put it into the index."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
 from ..console import UserError
 from ..weights import CARD, CONFIG, WEIGHTS, Weights
-from .card import card_of
+from .card import card_of, read_facts
 from .index import add_to_index
 
 
@@ -86,9 +85,7 @@ def plan_push(folder: Path, repository: str) -> list[CommitOperationAdd]:
 
 
 def _title(folder: Path) -> str:
-    facts = json.loads((folder / CONFIG).read_text()).get("man_zoo")
-    if facts is None:
-        raise UserError(f"{folder} is not man_zoo's; expected a folder of `man-zoo export`.")
+    facts = read_facts(folder)
     return f"{facts['name']}.{facts['tag']}"
 
 
