@@ -7,6 +7,7 @@ that their run measured, and the repository on the Hub, ``null`` until they are 
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from .spec import parse_name
 CARD, CONFIG, WEIGHTS, INDEX = "README.md", "config.json", "model.safetensors", "index.json"
 SMALL = 10_000_000  # bytes; heavier weights are on the Hub alone
 
+_WORD = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _PACKAGE = Path(__file__).parent
 # A wheel carries the index inside the package.
 HUB = next(
@@ -38,6 +40,9 @@ class BrokenIndexError(UserError, RuntimeError):
 @dataclass(frozen=True)
 class Weights:
     """An entry of the index.
+
+    Raises:
+        ValueError: As :func:`check_title`.
 
     Args:
         name: Zoo name.
@@ -56,6 +61,9 @@ class Weights:
     metrics: dict[str, float]
     repository: str | None = None
     revision: str | None = None
+
+    def __post_init__(self) -> None:
+        check_title(self.name, self.tag)
 
     @property
     def title(self) -> str:
@@ -137,6 +145,21 @@ class Weights:
             )
             raise RuntimeError(said) from None  # what it is from may hold credentials
         return Path(path)
+
+
+def check_title(name: str, tag: str) -> None:
+    """See that weights have a name that is also one of a folder in ``hub/``, and of no other.
+
+    Raises:
+        ValueError: For a name that is none of the zoo's, or a tag that is more than one word.
+    """
+    for kind, text in (("name", name), ("tag", tag)):
+        if not _WORD.fullmatch(str(text)):
+            raise ValueError(
+                f"{text!r} is no {kind} of weights; expected letters, digits and . _ -, and no dot "
+                "in front."
+            )
+    parse_name(name)
 
 
 def read_index() -> dict[str, Weights]:

@@ -7,9 +7,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from timm.models import model_entrypoint
 
-from ..console import UserError
+from ..console import UserError, user_errors
 from ..spec import WRAPPERS, base_method
-from ..weights import CARD, CONFIG
+from ..weights import CARD, CONFIG, check_title
 from .markdown import code, code_block, one_line, words
 
 # Stands in a card for where its weights are, until they have a repository.
@@ -191,7 +191,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """What ``config.json`` of an exported folder has under ``"man_zoo"``.
 
     Raises:
-        UserError: If it is not there, or not all that an index needs.
+        UserError: If it is not there, not all that an index needs, or under a name that is no
+            folder's.
     """
     path = folder / CONFIG
     try:
@@ -200,6 +201,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
     except (ValueError, LookupError, TypeError) as error:
         expected = "expected a folder of `man-zoo export`"
         raise UserError(f"{path} is not man_zoo's; {expected}.") from error
+    with user_errors(ValueError, about=str(path)):
+        check_title(facts["name"], facts["tag"])
     return facts
 
 
