@@ -18,7 +18,6 @@ from torch import Tensor, nn
 import man_zoo
 from man_zoo.runs.config import parse_args
 from man_zoo.tasks import Classification
-from man_zoo.training.checkpoint import Progress
 from man_zoo.training.setup import create_accelerator
 from man_zoo.training.trainer import Trainer, create_trainer
 
@@ -46,7 +45,7 @@ def create(monkeypatch) -> Callable[..., Trainer]:
         GradientState._reset_state()
         AcceleratorState._reset_state(True)
         args = parse_args(["--cpu-threads", "1", *words])
-        accelerator = create_accelerator(args, Path("unused"), Progress())
+        accelerator = create_accelerator(args, Path("unused"))
         return create_trainer(args, accelerator, Classification(CLASSES), model, batches)
 
     return create
@@ -124,9 +123,10 @@ def test_every_block_is_clipped_to_the_norm_by_itself(create):
 
 
 def test_every_blocks_rate_follows_the_schedule_from_update_to_update(create):
-    peak, lowest, warmup, epochs, updates = 0.5, 0.1, 2, 3, 4
-    words = ("--lr", str(peak), "--min-lr", str(lowest), "--epochs", str(epochs))
-    words += ("--warmup-epochs", str(warmup / updates), "--grad-accum-steps", "2")
+    peak, first, lowest, warmup, epochs, updates = 0.5, 0.2, 0.1, 2, 3, 4
+    words = ("--lr", str(peak), "--warmup-lr", str(first), "--min-lr", str(lowest))
+    words += ("--epochs", str(epochs), "--warmup-epochs", str(warmup / updates))
+    words += ("--grad-accum-steps", "2")
     trainer, batches = create(localize(), 2 * updates, *words), draw(2 * updates)
     rates = []
     for epoch in range(epochs):
@@ -140,7 +140,7 @@ def test_every_blocks_rate_follows_the_schedule_from_update_to_update(create):
 
     def cosine(update: int) -> float:
         if update < warmup:
-            return peak * update / warmup
+            return first + (peak - first) * update / warmup
         share = update / (epochs * updates)
         return lowest + (peak - lowest) * (1 + math.cos(math.pi * share)) / 2
 

@@ -21,8 +21,10 @@ from ..parallel.processes import on_cpu, share_of_cores
 from ..runs.config import read_args
 from ..runs.folder import ARGS
 from ..runs.model import load_run
+from ..runs.untrusted import blaming_files_of
 from ..tasks import Classification
 from ..training.evaluate import evaluate
+from ..weights import CONFIG
 
 _PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct")
 
@@ -128,8 +130,11 @@ def _load(args: Namespace) -> Any:
         raise UserError(
             "--exits needs auxiliaries, and exported weights have none; expected a run folder."
         )
-    folder = (Path(args.model) / "config.json").is_file()
-    return timm.create_model(f"local-dir:{args.model}" if folder else args.model, pretrained=True)
+    folder = (Path(args.model) / CONFIG).is_file()
+    name = f"local-dir:{args.model}" if folder else args.model
+    # What the folder or repository of someone else holds can fail in any way.
+    with user_errors(Exception, about=args.model), blaming_files_of(name):
+        return timm.create_model(name, pretrained=True)
 
 
 def _load_run(run: Path, checkpoint: str, exits: bool) -> LocalModel:

@@ -14,6 +14,7 @@ from ..console.numbers import (
     seed,
 )
 from ..data import add_data_args
+from .folder import folder_name
 
 DEFAULT_MODEL = "resnet20_man_dgl_k4"
 
@@ -98,6 +99,7 @@ def build_parser(program: str | None = None) -> ArgumentParser:
     add("--output", default="runs", metavar="DIR", help="folder of the run folders")
     add(
         "--experiment",
+        type=folder_name,
         metavar="NAME",
         help="name of the run folder; time, model and data if left out",
     )
