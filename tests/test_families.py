@@ -13,7 +13,7 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 import man_zoo
-from man_zoo.families import ADAPTERS, Units, list_units
+from man_zoo.families import ADAPTERS, Units, list_units, unit_shapes
 from man_zoo.families.table import Row, render, survey
 
 
@@ -468,3 +468,17 @@ def test_the_page_counts_units_and_names_what_is_not_split() -> None:
     assert "| MambaOut | 1 | 7 | `test_mambaout` | NHWC |" in page
     assert "**VisionTransformer**: test_vit 7, test_vit3 10\n" in page
     assert page.endswith("| Xcit | 1 | `xcit_nano_12_p16_224` |\n")
+
+
+@pytest.mark.parametrize("name", ["test_vit", "densenet121", "vgg11_bn", "test_convnext"])
+def test_images_that_are_too_small_get_a_sentence(name):
+    keywords = {"dynamic_img_size": True} if name == "test_vit" else {}
+    with torch.device("meta"):
+        backbone = timm.create_model(name, **keywords)
+    with pytest.raises(ValueError, match=r"^\w+ takes no images of 1 x 1 pixels: .+$"):
+        unit_shapes(backbone, (3, 1, 1))
+
+
+def test_images_of_another_size_than_the_model_get_a_sentence():
+    with pytest.raises(ValueError, match="VisionTransformer takes no images of 16 x 24 pixels: "):
+        unit_shapes(timm.create_model("test_vit"), (3, 16, 24))
