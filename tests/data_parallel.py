@@ -1,7 +1,8 @@
 """``data_parallel.py FILE``: train every case on this process's share, and save what came of it.
 
-Run by one process or by several under torchrun, the global batches are the same. Everything is in
-float64 and without BatchNorm, so results may differ by rounding only.
+Run by one process or by several under torchrun, the global batches are the same. Every case is in
+float64 and without BatchNorm, so results may differ by rounding only. What becomes of BatchNorm's
+statistics is told under ``"statistics"``.
 """
 
 import sys
@@ -15,7 +16,6 @@ import man_zoo
 from man_zoo.data.memory_loader import MemoryLoader
 from man_zoo.runs.config import parse_args
 from man_zoo.tasks import Classification
-from man_zoo.training.checkpoint import Progress
 from man_zoo.training.evaluate import evaluate_exits
 from man_zoo.training.setup import create_accelerator
 from man_zoo.training.trainer import create_trainer
@@ -37,7 +37,7 @@ def train_case(method: str, accumulate: int) -> dict:
     AcceleratorState._reset_state()
     flags = f"--lr 0.05 --clip-grad 1 --cpu-threads 1 --grad-accum-steps {accumulate}"
     args = parse_args(flags.split())
-    accelerator = create_accelerator(args, Path("unused"), Progress())
+    accelerator = create_accelerator(args, Path("unused"))
     rank, world = accelerator.process_index, accelerator.num_processes
     torch.manual_seed(rank)  # different on purpose: the processes must agree without it
     model = man_zoo.localize(
@@ -72,6 +72,28 @@ def train_case(method: str, accumulate: int) -> dict:
     }
 
 
+def average_statistics() -> dict:
+    """Running statistics of every process ``(processes, numbers)``, before and after an epoch."""
+    GradientState._reset_state()
+    AcceleratorState._reset_state()
+    args = parse_args(["--cpu-threads", "1", "--model-ema"])
+    accelerator = create_accelerator(args, Path("unused"))
+    model = man_zoo.localize("resnet20", "man_dgl", 2, num_classes=CLASSES, img_size=SIZE)
+    trainer = create_trainer(args, accelerator, Classification(CLASSES), model, batches=1)
+    torch.manual_seed(accelerator.process_index)
+
+    def statistics(module) -> torch.Tensor:
+        numbers = [b.flatten() for name, b in module.named_buffers() if "running" in name]
+        return accelerator.gather(torch.cat(numbers)[None])
+
+    trainer.start_epoch(0)
+    trainer.train_batch(torch.randn(4, 3, SIZE, SIZE), torch.randint(CLASSES, (4,)))
+    modules = {"model": model, "average": trainer.ema.module}
+    before = {name: statistics(module) for name, module in modules.items()}
+    trainer.finish_epoch()
+    return {name: (before[name], statistics(module)) for name, module in modules.items()}
+
+
 def validate(accelerator, model) -> dict:
     """Accuracy on 10 images in batches of 4: two processes get batches of 4 and 1."""
     generator = torch.Generator().manual_seed(1)
@@ -89,7 +111,8 @@ def validate(accelerator, model) -> dict:
 
 
 if __name__ == "__main__":
-    results = {case: train_case(*case) for case in CASES}
+    results: dict = {case: train_case(*case) for case in CASES}
+    results["statistics"] = average_statistics()
     if AcceleratorState().is_main_process:
         torch.save(results, sys.argv[1])
     AcceleratorState().destroy_process_group()

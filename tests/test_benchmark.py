@@ -108,7 +108,10 @@ def test_values_are_python_literals_or_text():
         ([f"{MODEL}:fom=paper"], "Unknown keyword .*'fom'.*'form'"),
         ([MODEL, "--device", "cdu"], "Unknown device 'cdu'"),
         ([MODEL, "--compile", "--no-time"], "--compile is about time"),
-        ([MODEL, "--json", "nowhere/figures.json"], "no folder nowhere"),
+        (
+            [MODEL, "--json", "nowhere/figures.json"],
+            "expected a file in a folder that is there, got 'nowhere/",
+        ),
     ],
 )
 def test_an_error_is_one_sentence(monkeypatch, capsys, flags, sentence):

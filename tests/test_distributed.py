@@ -43,6 +43,15 @@ def test_validation_counts_every_image_once(case, results):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("module", ["model", "average"])
+def test_statistics_are_averaged_over_processes(module, results):
+    before, after = results[1]["statistics"][module]
+    assert not torch.equal(before[0], before[1])
+    torch.testing.assert_close(after[0], before.mean(0))
+    assert torch.equal(after[0], after[1])
+
+
+@pytest.mark.slow
 def test_recipe_in_two_processes(tmp_path):
     data, train = write_images(tmp_path / "data"), str(ROOT / "recipes" / "train.py")
     python(*TWO, train, *flags(data, tmp_path, "--model-ema"))

@@ -1,6 +1,7 @@
 """Images reach the network as they look, or loading stops with the name of the file."""
 
 import os
+import re
 import struct
 import tarfile
 import zlib
@@ -9,12 +10,15 @@ from multiprocessing import active_children
 
 import numpy as np
 import pytest
+import recipe
 import torch
 from PIL import Image
 from small_data import loaders, write_images
 from timm.data import IterableImageDataset
 from torchvision import transforms as tv
 
+from man_zoo.commands.evaluate import evaluate_weights, parse_args
+from man_zoo.console import UserError
 from man_zoo.data import StreamLoader
 
 SIZE = 8
@@ -276,3 +280,34 @@ def test_a_linked_class_is_a_class(folder):
     write_images(elsewhere, classes=("fox",), count=3, size=SIZE)
     (folder / "train" / "fox").symlink_to(elsewhere / "fox")
     assert loaders(*flags(folder))[2].train_count == 11
+
+
+# ------------------------------------------------------------------------------------- in commands
+
+
+def streamed_flags(folder):
+    return recipe.flags(folder, folder, "--in-memory", "off", "--workers", "1")
+
+
+@pytest.mark.parametrize("place", ["train/class2/23.png", "test/class0/9.png"])
+def test_training_ends_with_the_name_of_the_file(tmp_path, place):
+    truncated(recipe.write_images(tmp_path) / place)
+    with pytest.raises(UserError, match=rf"^.*{place} cannot be used: .*truncated.*$"):
+        recipe.train_here(*streamed_flags(tmp_path))
+
+
+def test_evaluation_ends_with_the_name_of_the_file(tmp_path):
+    truncated(recipe.write_images(tmp_path) / "test" / "class0" / "9.png")
+    words = ["resnet20_man_dgl_k4.digits", *flags(tmp_path, "off"), "--val-split", "test"]
+    with pytest.raises(UserError, match=r"^.*9.png cannot be used: .*truncated.*$"):
+        evaluate_weights(parse_args(list(map(str, words))))
+
+
+@pytest.mark.slow
+def test_the_process_that_meets_the_file_names_it(tmp_path):
+    truncated(recipe.write_images(tmp_path) / "test" / "class2" / "8.png")  # the second's share
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    script = str(recipe.ROOT / "recipes" / "train.py")
+    failed = recipe.python(*launch, script, *streamed_flags(tmp_path), check=False)
+    assert failed.returncode
+    assert len(re.findall(r"^train.py: .*8.png cannot be used", failed.stderr, re.M)) == 1

@@ -5,13 +5,16 @@ from argparse import ArgumentTypeError
 import pytest
 
 from man_zoo.console.numbers import (
+    below_one,
     finite,
     fraction,
+    memory_size,
     non_negative,
     non_negative_number,
     positive,
     positive_number,
     probability,
+    seed,
 )
 
 TAKEN = [
@@ -26,6 +29,12 @@ TAKEN = [
     (probability, "1", 1.0),
     (fraction, "1e-6", 1e-6),
     (fraction, "1", 1.0),
+    (below_one, "0", 0.0),
+    (below_one, "0.9999", 0.9999),
+    (seed, "0", 0),
+    (seed, "2147483647", 2**31 - 1),
+    (memory_size, "6GiB", "6GiB"),
+    (memory_size, ".5 gb", ".5 gb"),
 ]
 REFUSED = [
     (positive, ("0", "-1", "1.5", "two", "", "nan"), "a whole number from 1"),
@@ -35,6 +44,13 @@ REFUSED = [
     (non_negative_number, ("-1e-9", "nan", "inf"), "a number from 0"),
     (probability, ("7", "-0.1", "1.0001", "nan", "half"), "a number from 0 to 1"),
     (fraction, ("0", "1.1", "nan"), "a number above 0 and up to 1"),
+    (below_one, ("1", "2", "-0.1", "nan"), "a number from 0 and below 1"),
+    (seed, ("-1", "2147483648", "1.5", "x"), "a whole number from 0 to 2147483647"),
+    (
+        memory_size,
+        ("0GiB", "0.0 MB", "-1GiB", "nanGiB", "6 apples", "6"),
+        "a size such as 6GiB",
+    ),
 ]
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from timm.data import Mixup
 from timm.loss import SoftTargetCrossEntropy
 
+from man_zoo.commands import evaluate
 from man_zoo.console import UserError
 from man_zoo.runs.config import parse_args, save_args
 from man_zoo.runs.flags import build_parser
@@ -73,7 +74,7 @@ def test_yaml_values(text, key, value, tmp_path):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("lr: fast", "argument --lr: invalid float value: 'fast'."),
+        ("lr: fast", "argument --lr: expected a number from 0, got 'fast'."),
         ("learning-rate: 1", "Unknown key 'learning-rate'; expected one of .* The nearest is"),
         ("epochs: [1, 2]", "argument --epochs: expected a whole number from 1, got '\\[1, 2\\]'."),
         ("epochs: 0", "argument --epochs: expected a whole number from 1, got '0'."),
@@ -226,7 +227,7 @@ def test_epochs_between_validations_are_trained_and_saved_alone(data, tmp_path, 
     run = tmp_path / "run"
     records = load_log(run)
     assert ["val_top1" in record for record in records] == [False, True, True]
-    assert capsys.readouterr().out.count("val top-1 ") == 2 + 1  # and the last table
+    assert capsys.readouterr().out.count("val top-1 ") == 2
     assert {"epoch-0002", "epoch-0003", "best"} <= {p.name for p in (run / "checkpoints").iterdir()}
     assert json.loads((run / "summary.json").read_text())["best_epoch"] in (2, 3)
     with pytest.raises(UserError, match="was not validated after epoch 1; expected 'best'"):
@@ -276,6 +277,16 @@ def test_export_is_the_trained_backbone(model, run, tmp_path):
     assert torch.equal(exported.eval()(images), backbone.eval()(images))
 
 
+def test_exports_score_what_the_run_measured_of_weights_and_average(run, data, tmp_path):
+    run("--model-ema", "--model-ema-decay", "0.5")
+    [record] = load_log(tmp_path / "run")
+    assert record["val_loss"] != pytest.approx(record["ema_val_loss"], rel=1e-3)
+    for export, prefix in (("export", "val"), ("export-ema", "ema_val")):
+        words = [str(tmp_path / "run" / export), "--dataset", "folder", "--data-dir", str(data)]
+        scores = evaluate.evaluate_weights(evaluate.parse_args(words))
+        assert scores["loss"] == pytest.approx(record[f"{prefix}_loss"], rel=1e-5)
+
+
 # How it fails
 
 
@@ -308,14 +319,15 @@ WRONG = {
 @pytest.mark.parametrize("mistake", WRONG)
 def test_mistakes_are_one_sentence_and_leave_the_old_run(mistake, run, tmp_path):
     words, sentence = WRONG[mistake]
-    kept = tmp_path / "run" / "kept"
+    kept = tmp_path / "run" / "args.yaml"
     kept.parent.mkdir()
-    kept.touch()
+    kept.write_text("seed: 7\n")
     with pytest.raises(UserError) as error:
         run("--overwrite", *words.split())
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
     assert list((tmp_path / "run").iterdir()) == [kept]
+    assert kept.read_text() == "seed: 7\n"
 
 
 def test_existing_run_is_refused(run, tmp_path):
@@ -376,6 +388,14 @@ def test_spoilt_weights_are_not_saved():
     with torch.no_grad():
         next(model.auxiliaries[1].parameters())[0] = float("inf")
     with pytest.raises(NonFiniteLoss, match=r"block 2 \(layer1.2 to layer2.0\).* after update 7"):
+        check_weights(model, 7)
+
+
+def test_spoilt_statistics_are_not_saved():
+    """Weights may stay finite meanwhile: training normalises by the batch."""
+    model = timm.create_model("resnet20_man_dgl_k4", num_classes=3, img_size=8)
+    model.backbone.layer3[1].bn2.running_var[0] = float("inf")
+    with pytest.raises(NonFiniteLoss, match=r"block 4 \(layer3.1 to layer3.2\).* after update 7"):
         check_weights(model, 7)
 
 

@@ -61,8 +61,7 @@ def benchmark(args: Namespace) -> dict[str, Any]:
     """Measure as the flags say: ``machine``, ``settings`` and ``results``, a dict for each line.
 
     Raises:
-        UserError: For an unknown model, keyword or device, flags that contradict, a folder of
-            ``--json`` that is not there.
+        UserError: For an unknown model, keyword or device, or flags that contradict.
     """
     with user_errors():
         check(args)
@@ -85,16 +84,13 @@ def benchmark(args: Namespace) -> dict[str, Any]:
 
 
 def check(args: Namespace) -> None:
-    """Flags against each other and the disk, before minutes are spent.
+    """Flags against each other, before minutes are spent.
 
     Raises:
         ValueError: For flags that contradict.
-        FileNotFoundError: If the folder of ``--json`` is not there.
     """
     if args.compile and not args.time:
         raise ValueError("--compile is about time and --no-time leaves time out; drop one of them.")
-    if args.json and not args.json.parent.is_dir():
-        raise FileNotFoundError(f"--json {args.json}: there is no folder {args.json.parent}.")
 
 
 def add_memory(

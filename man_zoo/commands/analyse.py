@@ -18,7 +18,7 @@ from ..analysis.report import numbers, render, save_maps
 from ..analysis.runs import Run, common_depths, load_runs
 from ..analysis.separability import separability
 from ..console import Parser, UserError, exit_status, user_errors, write_json
-from ..console.numbers import positive
+from ..console.numbers import non_negative, positive, seed
 from ..data import Split
 from ..parallel.processes import on_cpu
 from ..runs.metadata import machine
@@ -43,9 +43,10 @@ def build_parser(program: str | None = None) -> ArgumentParser:
     add("--val-images", type=positive, default=2000, metavar="N",
         help="test images that everything is measured on (default 2000)")  # fmt: skip
     add("-b", "--batch-size", type=positive, default=250, metavar="N", help="default: 250")
-    add("--seed", type=int, default=0, help="of the draw of images (default 0)")
+    add("--seed", type=seed, default=0, help="of the draw of images (default 0)")
     add("--data-dir", metavar="DIR", help="where the data are now; default: as in the first run")
-    add("-j", "--workers", type=int, metavar="N", help="processes that read; default: the run's")
+    add("-j", "--workers", type=non_negative, metavar="N",
+        help="processes that read; default: the run's")  # fmt: skip
     return parser
 
 

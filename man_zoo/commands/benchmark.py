@@ -3,11 +3,10 @@
 import sys
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
 from ..benchmark import benchmark, render
 from ..benchmark.candidates import keyword
-from ..console import Parser, exit_status, write_json
+from ..console import Parser, exit_status, output_file, write_json
 from ..console.numbers import positive
 
 
@@ -34,7 +33,8 @@ def build_parser(program: str | None = None) -> ArgumentParser:
     add("--mixed-precision", choices=("no", "bf16"), default="no")
     add("--device", help="cpu, or the accelerator, e.g. cuda:1; the accelerator by default")
     add("--cpu-threads", type=positive, metavar="N", help="on the CPU; all cores by default")
-    add("--json", type=Path, metavar="FILE", help="write the figures, each timed step among them")
+    add("--json", type=output_file, metavar="FILE",
+        help="write the figures, each timed step among them")  # fmt: skip
     return parser
 
 

@@ -21,8 +21,10 @@ from ..parallel.processes import on_cpu, share_of_cores
 from ..runs.config import read_args
 from ..runs.folder import ARGS
 from ..runs.model import load_run
+from ..runs.untrusted import blaming_files_of
 from ..tasks import Classification
 from ..training.evaluate import evaluate
+from ..weights import CONFIG
 
 _PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct")
 
@@ -75,13 +77,15 @@ def evaluate_weights(args: Namespace) -> dict[str, Any]:
         model = _load(args)
         _preprocess_as_trained(args, model)
         args.validation_batch_size = args.validation_batch_size or args.batch_size
-        args.batch_size = 1  # the training loader is not used, and not to complain of few images
+        # The training loader is not used, and not to complain of few or small images.
+        args.batch_size, args.no_aug = 1, True
         _, loader, data = create_loaders(args, accelerator)
         if data.num_classes > model.num_classes:
             raise ValueError(
                 f"{args.model} knows {model.num_classes} classes, but {data.name} has "
                 f"{data.num_classes}; expected data of {model.num_classes} classes."
             )
+        _check_size(model, data)
     model = model.eval().to(accelerator.device, memory_format=torch.channels_last)
     forward = model.forward_exits if args.exits else lambda images: [model(images)]
     predictions: list[Tensor] = []
@@ -107,6 +111,13 @@ def evaluate_weights(args: Namespace) -> dict[str, Any]:
     return result
 
 
+@torch.no_grad()
+def _check_size(model: nn.Module, data: LoaderInfo) -> None:
+    size = "{} x {}".format(*data.input_size[1:])
+    with user_errors(AssertionError, RuntimeError, about=f"The model takes no images of {size}"):
+        model.eval()(torch.zeros(1, *data.input_size))
+
+
 def _is_run(model: str) -> bool:
     return (Path(model) / ARGS).is_file()
 
@@ -119,8 +130,11 @@ def _load(args: Namespace) -> Any:
         raise UserError(
             "--exits needs auxiliaries, and exported weights have none; expected a run folder."
         )
-    folder = (Path(args.model) / "config.json").is_file()
-    return timm.create_model(f"local-dir:{args.model}" if folder else args.model, pretrained=True)
+    folder = (Path(args.model) / CONFIG).is_file()
+    name = f"local-dir:{args.model}" if folder else args.model
+    # What the folder or repository of someone else holds can fail in any way.
+    with user_errors(Exception, about=args.model), blaming_files_of(name):
+        return timm.create_model(name, pretrained=True)
 
 
 def _load_run(run: Path, checkpoint: str, exits: bool) -> LocalModel:

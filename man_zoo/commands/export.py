@@ -8,6 +8,8 @@ from pathlib import Path
 from ..console import Parser, exit_status
 from ..hub.export import export_run, usage
 from ..hub.index import add_to_index
+from ..runs.folder import EXPORT, check_links
+from ..runs.lock import hold
 
 
 def build_parser(program: str | None = None) -> ArgumentParser:
@@ -32,16 +34,22 @@ def run(args: Namespace) -> None:
     """Export, and print how to load it.
 
     Raises:
-        UserError: As :func:`man_zoo.hub.export.export_run`.
+        UserError: As :func:`man_zoo.hub.export.export_run`; if another process is in the run, or
+            writes the folder.
     """
-    folder = export_run(
-        args.run,
-        args.output,
-        checkpoint=args.checkpoint,
-        ema=args.ema,
-        tag=args.tag,
-        force=args.force,
-    )
+    folder = args.output or args.run / EXPORT
+    inside = args.run.resolve() in folder.resolve().parents
+    with hold(args.run if inside else folder):
+        if inside:
+            check_links(args.run)
+        export_run(
+            args.run,
+            folder,
+            checkpoint=args.checkpoint,
+            ema=args.ema,
+            tag=args.tag,
+            force=args.force,
+        )
     print(f"{folder}\n\n{usage(folder)}")
     if args.index:
         weights = add_to_index(folder)

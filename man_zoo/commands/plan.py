@@ -3,16 +3,14 @@
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from timm.layers import to_2tuple
-from timm.utils import ParseKwargs
 
-from ..console import Parser, exit_status, user_errors
-from ..console.numbers import positive
+from ..console import Keywords, Parser, exit_status, output_file, user_errors
+from ..console.numbers import memory_size, positive
 from ..messages import unknown
 from ..planner import BALANCED, Plan, Planner, Setting, budget_bytes, measuring
 from ..planner.compare import compare, describe, draw, front, render, verdict
@@ -32,17 +30,19 @@ def build_parser(program: str | None = None) -> ArgumentParser:
     add("model", help="zoo name, or a timm backbone with --method and --k or --budget")
     add("--method", help="learning method; the zoo name's by default, man_dgl for a backbone")
     add("--k", type=positive, help="number of local blocks")
-    add("--budget", metavar="SIZE", help="memory, e.g. 6GiB: plan the fastest split within it")
+    add("--budget", type=memory_size, metavar="SIZE",
+        help="memory, e.g. 6GiB: plan the fastest split within it")  # fmt: skip
     add("--cuts", default=BALANCED, help="'balanced' (least memory), 'published', 'even' or units")
     add("--recompute", help="'units', 'auxiliaries', 'all' or units; a budget's plan chooses")
-    add("--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE",
+    add("--model-kwargs", nargs="*", default={}, action=Keywords, metavar="KEY=VALUE",
         help="further keywords of the method, e.g. form=release head=narrow")  # fmt: skip
     add("--batch-size", type=positive, default=128, metavar="N")
     add("--img-size", type=positive, metavar="PIXELS", help="the model's own by default")
     add("--opt", default="sgd", help="timm's name of the optimizer")
     add("--precision", choices=("no", *LOW_PRECISION), default="no")
     add("--compare", action="store_true", help="beside end to end, checkpointing, other cuts")
-    add("--picture", type=Path, metavar="FILE", help="with --compare: draw memory and arithmetic")
+    add("--picture", type=output_file, metavar="FILE",
+        help="with --compare: draw memory and arithmetic")  # fmt: skip
     return parser
 
 
@@ -89,7 +89,8 @@ def create_planner(args: Namespace, progress: Callable[[], object]) -> tuple[Pla
     if args.img_size:
         size = list(to_2tuple(args.img_size))
         keywords = {"img_size": args.img_size} if cfg.fixed_input_size else {}
-    with torch.device("meta"):
+    about = f"--img-size {args.img_size}"
+    with torch.device("meta"), user_errors(AssertionError, RuntimeError, about=about):
         model = timm.create_model(backbone, **keywords)
     setting = Setting(args.batch_size, args.opt, args.precision)
     name = timm.models.get_arch_name(backbone)

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,12 +12,8 @@ from ..results.sweep import sweep
 from ..runs.recipes import find_sweep
 
 
-def parse_args(argv: Sequence[str] | None = None, program: str = "man-zoo sweep") -> Namespace:
-    """Flags of the command; those that it does not know are for every run (``flags``).
-
-    Raises:
-        UserError: For flags that are not understood.
-    """
+def build_parser(program: str | None = None) -> ArgumentParser:
+    """Every flag of the command's own."""
     parser = Parser(
         prog=program,
         description="Train a list of runs and collect their results.",
@@ -31,7 +27,16 @@ def parse_args(argv: Sequence[str] | None = None, program: str = "man-zoo sweep"
     add("--jobs", type=positive, default=1, metavar="N", help="runs at a time, on shared cores")
     add("--launch", default=shlex.quote(sys.executable), metavar="COMMAND", help="what starts a "
         "run: python, or e.g. 'accelerate launch --num_processes 8'")  # fmt: skip
-    known, flags = parser.parse_known_args(argv)
+    return parser
+
+
+def parse_args(argv: Sequence[str] | None = None, program: str = "man-zoo sweep") -> Namespace:
+    """Flags of the command; those that it does not know are for every run (``flags``).
+
+    Raises:
+        UserError: For flags that are not understood.
+    """
+    known, flags = build_parser(program).parse_known_args(argv)
     return Namespace(**vars(known), flags=flags)
 
 

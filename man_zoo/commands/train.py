@@ -13,6 +13,7 @@ from ..hub.export import export_run, usage
 from ..runs.config import parse_args
 from ..runs.folder import EXPORT, EXPORT_EMA, SUMMARY
 from ..training.report import final_report
+from ..training.setup import open_run
 from ..training.train import train
 
 
@@ -20,17 +21,18 @@ def train_and_export(args: Namespace) -> dict[str, Any]:
     """Train to the end, export the backbone, say what has come of it; the run's summary.
 
     Raises:
-        UserError: As :func:`man_zoo.training.train.train`.
+        UserError: As :func:`~man_zoo.training.setup.open_run` and
+            :func:`~man_zoo.training.train.train`.
     """
-    finished = train(args)
-    if finished.is_main:
-        run = finished.run
-        exported = export_run(run, run / EXPORT, force=True)
-        if args.model_ema:
-            export_run(run, run / EXPORT_EMA, ema=True, force=True)
-        write_json(run / SUMMARY, finished.summary)
-        print(final_report(finished.model, finished.summary, run))
-        print(f"\nload it with timm:\n\n{usage(exported)}")
+    with open_run(args) as run:
+        finished = train(args, run)
+        if finished.is_main:
+            exported = export_run(run, run / EXPORT, force=True)
+            if args.model_ema:
+                export_run(run, run / EXPORT_EMA, ema=True, force=True)
+            write_json(run / SUMMARY, finished.summary)
+            print(final_report(finished.model, finished.summary, run))
+            print(f"\nload it with timm:\n\n{usage(exported)}")
     return finished.summary
 
 

@@ -3,17 +3,26 @@
 import errno
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-# What a disk or its owner refuses; any other OSError is a bug until a command says otherwise.
-_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+from .credentials import without_credentials
+
+# What a disk or its owner refuses, even of a stream that has no name.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _INTERRUPTED = 130  # what a shell makes of Ctrl-C
 _NO_READER = 141  # and of a pipe whose reader has gone
 
 
 class UserError(Exception):
     """Something in the flags, the data or the run's course that is no bug; says what to change."""
+
+    of_one_process = False  # of many: whether the others go on without a word of it
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(without_credentials(sentence))
 
 
 @contextmanager
@@ -37,35 +46,92 @@ def user_errors(*kinds: type[Exception], about: str = "") -> Iterator[None]:
         raise UserError(f"{about}: {sentence}" if about else sentence) from error
 
 
+@contextmanager
+def noted(note: str) -> Iterator[None]:
+    """Let what stops this code from outside, Ctrl-C or a full disk, end with a note of what to do.
+
+    Args:
+        note: A sentence; one that follows others after a semicolon.
+    """
+    try:
+        yield
+    except UserError:
+        raise  # says by itself what to do
+    except BaseException as error:
+        error.add_note(note)
+        raise
+
+
 def exit_status(program: str, run: Callable[[], object]) -> int:
     """Run a command, and end it as a command ends.
 
     Returns:
-        0; 1 after a :class:`UserError` or a disk that is full or closed to us, whose sentence goes
-        to standard error; 130 after Ctrl-C; 141 if nobody reads what the command prints.
+        0; 1 after a :class:`UserError`, or a file or disk that is full, closed to us or not what
+        the command takes it for, whose sentence goes to standard error; 130 after Ctrl-C; 141 if
+        nobody reads what the command prints.
     """
     try:
-        run()
-        sys.stdout.flush()
-    except UserError as error:
-        _say(program, str(error))
+        with suppress(SystemExit), _threads_leave_it_to_us():  # argparse's, after --help
+            run()
+        print(end="", flush=True)
+    except KeyboardInterrupt as error:
+        _say(program, "interrupted", error)
+        status = _INTERRUPTED
     except BrokenPipeError:
-        # Python would try once more to flush what is left, and print a traceback.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _NO_READER
-    except OSError as error:
-        if error.errno not in _OF_A_DISK:
+        status = _NO_READER
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        _say(program, f"{where}{error.strerror}; nothing half-written is left.")
-    except KeyboardInterrupt:
-        _say(program, "interrupted.")
-        return _INTERRUPTED
+        _say(program, sentence, error)
+        status = 1
     else:
         return 0
-    return 1
+    _drop_what_cannot_be_printed()
+    return status
 
 
-def _say(program: str, sentence: str) -> None:
-    if os.environ.get("RANK", "0") == "0":  # every process meets the same error
-        print(f"{program}: {sentence}", file=sys.stderr)
+def _sentence(error: Exception) -> str | None:
+    """What a user is told of an error; ``None`` for a bug."""
+    if isinstance(error, UserError):
+        return str(error)
+    if not isinstance(error, OSError) or not (_is_of_a_disk(error) or error.filename):
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    full = "; nothing half-written is left" if error.errno in _FULL else ""
+    return f"{where}{error.strerror}{full}"
+
+
+def _is_of_a_disk(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in (*_FULL, *_CLOSED)
+
+
+@contextmanager
+def _threads_leave_it_to_us() -> Iterator[None]:
+    """No traceback of a thread (TensorBoard's) that a disk refuses what it will refuse us too."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if not _is_of_a_disk(args.exc_value):
+            before(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+def _drop_what_cannot_be_printed() -> None:
+    try:
+        print(end="", flush=True)
+    except OSError:
+        # Python would try once more at its end, and print a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say(program: str, sentence: str, error: BaseException) -> None:
+    # Every process meets the same error, but for those that say otherwise.
+    if os.environ.get("RANK", "0") == "0" or getattr(error, "of_one_process", False):
+        said = "; ".join([sentence, *getattr(error, "__notes__", ())])
+        print(f"{program}: {said.rstrip('.')}.", file=sys.stderr)

@@ -1,7 +1,10 @@
 """The command line of every command."""
 
-from argparse import ArgumentParser
-from typing import NoReturn
+from argparse import ArgumentError, ArgumentParser, ArgumentTypeError, Namespace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from timm.utils import ParseKwargs
 
 from .errors import UserError
 
@@ -11,3 +14,32 @@ class Parser(ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}.")
+
+
+class Keywords(ParseKwargs):
+    """timm's action for ``KEY=VALUE ...``, with a sentence for what is none."""
+
+    def __call__(
+        self,
+        parser: ArgumentParser,
+        namespace: Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        for text in values:
+            key, equals, _ = text.partition("=")
+            if not (key.isidentifier() and equals):
+                raise ArgumentError(self, f"expected KEY=VALUE, got {text!r}")
+        super().__call__(parser, namespace, values, option_string)
+
+
+def output_file(text: str) -> Path:
+    """A file that can be written, as a ``type`` of argparse, before what it is for takes minutes.
+
+    Raises:
+        ArgumentTypeError: If it is a folder, or there is no folder for it.
+    """
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise ArgumentTypeError(f"expected a file in a folder that is there, got {text!r}")
+    return path

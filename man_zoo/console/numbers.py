@@ -4,6 +4,7 @@ All of them raise :class:`argparse.ArgumentTypeError` for a text that is none.
 """
 
 import math
+import re
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 
@@ -41,6 +42,27 @@ def probability(text: str) -> float:
 def fraction(text: str) -> float:
     """A part of something, never nothing: a number above 0 and up to 1."""
     return _number(text, "a number above 0 and up to 1", lambda value: 0 < value <= 1)
+
+
+def below_one(text: str) -> float:
+    """The weight of what was in a moving average: a number from 0 and below 1."""
+    return _number(text, "a number from 0 and below 1", lambda value: 0 <= value < 1)
+
+
+def seed(text: str) -> int:
+    """A whole number that seeds every generator, numpy's with the least room among them."""
+    most = 2**31 - 1  # so that every process can add its rank
+    if not text.isdecimal() or int(text) > most:
+        raise ArgumentTypeError(f"expected a whole number from 0 to {most}, got {text!r}")
+    return int(text)
+
+
+def memory_size(text: str) -> str:
+    """A size with its unit, above 0; still a text, as the planner takes it."""
+    match = re.fullmatch(r"((\d*\.)?\d+) ?[KMG]i?B", text, re.IGNORECASE)
+    if match is None or not float(match[1]):
+        raise ArgumentTypeError(f"expected a size such as 6GiB, got {text!r}")
+    return text
 
 
 def _whole(text: str, least: int) -> int:

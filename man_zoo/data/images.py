@@ -10,17 +10,20 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from ..console import UserError
 from ..tasks import Classification
 
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")  # PIL modes
 
 
-class UnreadableImage(ValueError):
+class UnreadableImage(UserError, ValueError):
     """An image that cannot be used as it is, in one sentence that names its file.
 
     A worker process of a ``DataLoader`` hands an exception on as its type and one string, the whole
     traceback; ``str`` is the sentence all the same.
     """
+
+    of_one_process = True  # the one that has the image in its share
 
     def __str__(self) -> str:
         return super().__str__().rpartition(f"{type(self).__name__}: ")[2].strip()

@@ -1,12 +1,16 @@
 """The model card of an export: what the weights are, how they were made, how to load them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from timm.models import model_entrypoint
 
+from ..console import UserError, user_errors
 from ..spec import WRAPPERS, base_method
+from ..weights import CARD, CONFIG, check_title
+from .markdown import code, code_block, one_line, words
 
 # Stands in a card for where its weights are, until they have a repository.
 SOURCE = "local-dir:FOLDER"
@@ -57,13 +61,11 @@ model = man_zoo.localize(
 ```
 
 Where man_zoo's index has them, the weights are
-`timm.create_model("{{ title }}", pretrained=True)`.
+{{ by_name }}.
 
 ## Train
 
-```
 {{ recipe }}
-```
 
 The metrics are those that this run logged.
 
@@ -142,11 +144,12 @@ def write_card(path: Path, facts: dict[str, Any], architecture: str, labels: lis
         labels: Names of the classes, in order; empty if they have none.
     """
     title, machine = f"{facts['name']}.{facts['tag']}", facts["machine"]
+    software = f"man_zoo {facts['version']}, torch {machine['torch']}, timm {machine['timm']}"
     local = facts["k"] > 1
     accuracy = EvalResult(
         task_type="image-classification",
-        dataset_type=facts["dataset"],
-        dataset_name=facts["data"],
+        dataset_type=one_line(facts["dataset"]),
+        dataset_name=one_line(facts["data"]),
         metric_type="accuracy",
         metric_value=round(facts["metrics"]["top1"], 2),
     )
@@ -156,19 +159,23 @@ def write_card(path: Path, facts: dict[str, Any], architecture: str, labels: lis
             library_name="timm",
             pipeline_tag="image-classification",
             tags=["image-classification", "timm", "man_zoo", *(["local-learning"] * local)],
-            model_name=title,
+            model_name=one_line(title),
             eval_results=[accuracy],
         ),
         template_str=_TEMPLATE,
-        title=title,
+        title=words(title),
+        by_name=code(f'timm.create_model("{title}", pretrained=True)'),
         architecture=architecture,
         how=f"block by block with {facts['method']}" if local else "end to end",
-        hardware=_hardware(machine),
-        software=f"man_zoo {facts['version']}, torch {machine['torch']}, timm {machine['timm']}",
+        data=words(facts["data"]),
+        validation=words(facts["validation"]),
+        hardware=words(_hardware(machine)),
+        software=words(software),
+        recipe=code_block(facts["recipe"]),
         requirement=_requirement(architecture),
         source=SOURCE,
         usage=load_lines(architecture, SOURCE),
-        labels=labels,
+        labels=[words(label) for label in labels],
         citations=citations(facts["method"]),
         data_note=_DATA_NOTES.get(facts["dataset"], _OTHER_DATA),
         **{key: facts[key] for key in _SHOWN},
@@ -177,12 +184,39 @@ def write_card(path: Path, facts: dict[str, Any], architecture: str, labels: lis
     card.save(path)
 
 
-_SHOWN = ("method", "k", "data", "validation", "metrics", "epoch", "seconds", "recipe")
+_SHOWN = ("method", "k", "metrics", "epoch", "seconds")
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What ``config.json`` of an exported folder has under ``"man_zoo"``.
+
+    Raises:
+        UserError: If it is not there, not all that an index needs, or under a name that is no
+            folder's.
+    """
+    path = folder / CONFIG
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))["man_zoo"]
+        _ = (facts["name"], facts["tag"], float(facts["metrics"]["top1"]))
+    except (ValueError, LookupError, TypeError) as error:
+        expected = "expected a folder of `man-zoo export`"
+        raise UserError(f"{path} is not man_zoo's; {expected}.") from error
+    with user_errors(ValueError, about=str(path)):
+        check_title(facts["name"], facts["tag"])
+    return facts
 
 
 def card_of(folder: Path, repository: str | None = None) -> str:
-    """The card of an exported folder, with the repository that it is in, if it is in one."""
-    text = (folder / "README.md").read_text()
+    """The card of an exported folder, with the repository that it is in, if it is in one.
+
+    Raises:
+        UserError: If it is no text.
+    """
+    path = folder / CARD
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text; expected a folder of `man-zoo export`.") from error
     return text.replace(SOURCE, f"hf-hub:{repository}") if repository else text
 
 

@@ -18,7 +18,8 @@ from ..runs.config import command_line, config_hash, read_args
 from ..runs.folder import CHECKPOINTS, EXPORT, load_epoch
 from ..runs.metadata import load_metadata
 from ..runs.model import create_model
-from ..weights import CARD, CONFIG, WEIGHTS
+from ..runs.untrusted import read_json
+from ..weights import CARD, CONFIG, WEIGHTS, check_title
 from .card import load_lines, write_card
 
 _PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
@@ -50,21 +51,23 @@ def export_run(
         The folder.
 
     Raises:
-        UserError: If there is no such run or checkpoint, or the folder is there already.
+        UserError: If there is no such run or checkpoint, if it is damaged, if the folder is there
+            already, and for a tag that is no word.
     """
     folder = folder or run / EXPORT
     _check_target(folder, force)
     args, metadata = read_args(run), load_metadata(run)
-    data = metadata.data
+    data, tag = metadata.data, tag or default_tag(args)
     with user_errors():
         source = find_checkpoint(run / CHECKPOINTS, checkpoint)
         model = create_model(args, data, auxiliaries=False, pretrained=False)
         (load_average if ema else load_backbone)(model, source)
+        check_title(model.spec.name, tag)
     record = load_epoch(run, epoch_of(source))
     prefix = "ema_val" if ema else "val"
     facts = {
         "name": model.spec.name,
-        "tag": tag or default_tag(args),
+        "tag": tag,
         "method": model.spec.method,
         "k": model.spec.k,
         "cuts": [model.unit_names[cut] for cut in model.cuts],
@@ -84,12 +87,21 @@ def export_run(
 
 
 def _check_target(folder: Path, force: bool) -> None:
+    if folder.is_symlink():
+        raise UserError(f"{folder} is a link; expected a folder, or none yet.")
     if not folder.exists():
         return
     if not force:
         raise UserError(f"{folder} is there already; --force replaces it.")
-    if not (folder / CONFIG).is_file():
+    if not _is_export(folder):
         raise UserError(f"{folder} is no exported folder, so it is not replaced.")
+
+
+def _is_export(folder: Path) -> bool:
+    try:
+        return "man_zoo" in read_json(folder / CONFIG)
+    except (UserError, TypeError):
+        return False
 
 
 def _write(backbone: Any, data: LoaderInfo, facts: dict[str, Any], folder: Path) -> None:
@@ -134,4 +146,4 @@ def default_tag(args: Namespace) -> str:
     """The data set as a tag: ``cifar10``; a folder's own name."""
     folder = args.dataset in ("folder", "imagefolder", "tar")
     name = Path(args.data_dir).resolve().name if folder else args.dataset.split("/")[-1]
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "data"

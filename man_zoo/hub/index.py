@@ -1,13 +1,12 @@
 """Put an exported folder into the index of published weights."""
 
-import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 from ..console import whole_folder, write_json
 from ..weights import CARD, CONFIG, INDEX, SMALL, WEIGHTS, Weights, read_index, sha256
-from .card import card_of
+from .card import card_of, read_facts
 
 
 def add_to_index(
@@ -19,8 +18,12 @@ def add_to_index(
         folder: As :func:`man_zoo.hub.export.export_run` writes it.
         repository: ``ORG/NAME`` that it was pushed to.
         revision: The commit there.
+
+    Raises:
+        UserError: If the folder is no export, or the index cannot be read.
     """
-    facts = json.loads((folder / CONFIG).read_text())["man_zoo"]
+    entries = read_index()
+    facts = read_facts(folder)
     file = folder / WEIGHTS
     weights = Weights(
         facts["name"],
@@ -35,6 +38,6 @@ def add_to_index(
         (unfinished / CARD).write_text(card_of(folder, repository))
         for name in (CONFIG, *([WEIGHTS] if weights.size < SMALL else [])):
             shutil.copyfile(folder / name, unfinished / name)
-    entries = read_index() | {weights.title: weights}
+    entries[weights.title] = weights
     write_json(weights.folder.parent / INDEX, [asdict(entries[title]) for title in sorted(entries)])
     return weights

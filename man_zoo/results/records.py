@@ -12,6 +12,7 @@ from ..runs.config import read_args, settings
 from ..runs.folder import SUMMARY, load_log
 from ..runs.metadata import load_metadata
 from ..runs.model import create_model
+from ..runs.untrusted import read_json
 
 _OF_AN_EPOCH = ("epoch", "lr", "seconds", "images_per_second", "val_top1", "val_top5", "val_loss")
 
@@ -35,7 +36,7 @@ def result_of(run: Path, name: str) -> dict[str, Any]:
     """
     args, metadata = read_args(run), load_metadata(run)
     data = metadata.data
-    summary = json.loads((run / SUMMARY).read_text())
+    summary = read_json(run / SUMMARY)
     records = load_log(run)
     return {
         "name": name,

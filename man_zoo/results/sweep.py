@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from ..console import UserError, user_errors
 from ..messages import unknown
+from ..parallel import launcher
 from ..parallel.processes import share_of_cores
 from ..runs.config import parse_args, read_args, settings
 from ..runs.folder import ARGS, SUMMARY
@@ -203,8 +204,11 @@ def train_run(run: Run, command: Sequence[str]) -> bool:
     words = ("--resume", str(run.folder), *run.flags) if _is_begun(run) else run.words
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     log = run.folder.with_name(f"{run.folder.name}.log")
+    environment = os.environ | {launcher.SWEEP: str(os.getpid())}  # it ends with this process
     with log.open("a") as output, user_errors(OSError):
-        status = subprocess.call([*command, *words], stdout=output, stderr=subprocess.STDOUT)
+        status = subprocess.call(
+            [*command, *words], stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
     if status:
         last = (log.read_text().strip().splitlines() or ["it printed nothing"])[-1]
         raise UserError(f"failed with status {status}: {last} ({log} has the rest)")

@@ -1,16 +1,20 @@
 """The checkpoints of a run, as their readers see them: which there are, and the weights in one."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
+from ..console import user_errors
 from ..local_model import LocalModel
 from ..messages import unknown
+from .checksums import compare_checksums
+from .folder import BEST
 
 WEIGHTS = "model.safetensors"  # of the LocalModel, auxiliaries among them
 AVERAGE = "average.safetensors"  # of the backbone, with --model-ema
-BEST = "best"  # a link to the best epoch
 _BACKBONE = "backbone."
 
 
@@ -25,8 +29,10 @@ def epoch_of(checkpoint: Path) -> int:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    return sorted(folder.glob("epoch-*"), key=epoch_of)
+    """Checkpoints that were written to their end, oldest first."""
+    found = (path for path in folder.glob("epoch-*") if path.is_dir())
+    numbered = (path for path in found if path.name.removeprefix("epoch-").isdecimal())
+    return sorted(numbered, key=epoch_of)
 
 
 def find_checkpoint(folder: Path, name: str = "last") -> Path:
@@ -35,27 +41,39 @@ def find_checkpoint(folder: Path, name: str = "last") -> Path:
     Raises:
         ValueError: If there is no such checkpoint.
     """
-    complete = list_checkpoints(folder)
-    if not complete:
+    named = {path.name: path for path in list_checkpoints(folder)}
+    if not named:
         raise ValueError(f"{folder} holds no checkpoint yet.")
     if name == "last":
-        return complete[-1]
-    if name == "best":
-        if not (folder / BEST).exists():
+        return list(named.values())[-1]
+    if name == BEST:
+        best = (folder / BEST).resolve().name
+        if best not in named:
             raise ValueError(f"{folder} holds no validated checkpoint yet, so none is the best.")
-        return (folder / BEST).resolve()
-    named = {path.name: path for path in complete}
+        return named[best]
     if name not in named:
         raise unknown("checkpoint", name, ["last", BEST, *named])
     return named[name]
 
 
+def load_weights(model: LocalModel, checkpoint: Path) -> None:
+    """Load the weights of a model and its auxiliaries from a checkpoint.
+
+    Raises:
+        UserError: If it is damaged, or of another model.
+    """
+    compare_checksums(checkpoint)
+    _load(model, checkpoint / WEIGHTS, load_file)
+
+
 def load_backbone(model: LocalModel, checkpoint: Path) -> None:
-    """Load the backbone's weights from a checkpoint, and leave the auxiliaries there."""
-    with safe_open(checkpoint / WEIGHTS, "pt") as file:
-        names = [name for name in file.keys() if name.startswith(_BACKBONE)]  # noqa: SIM118
-        tensors = {name.removeprefix(_BACKBONE): file.get_tensor(name) for name in names}
-    model.backbone.load_state_dict(tensors)
+    """Load the backbone's weights from a checkpoint, and leave the auxiliaries there.
+
+    Raises:
+        UserError: If it is damaged, or of another model.
+    """
+    compare_checksums(checkpoint)
+    _load(model.backbone, checkpoint / WEIGHTS, _read_backbone)
 
 
 def load_average(model: LocalModel, checkpoint: Path) -> None:
@@ -63,8 +81,21 @@ def load_average(model: LocalModel, checkpoint: Path) -> None:
 
     Raises:
         ValueError: If the run kept none.
+        UserError: If it is damaged, or of another model.
     """
+    compare_checksums(checkpoint)
     path = checkpoint / AVERAGE
     if not path.exists():
         raise ValueError(f"{checkpoint} has no moving average; train with --model-ema for one.")
-    model.backbone.load_state_dict(load_file(path))
+    _load(model.backbone, path, load_file)
+
+
+def _load(module: nn.Module, path: Path, read: Callable[[Path], dict[str, Tensor]]) -> None:
+    with user_errors(Exception, about=f"{path} does not hold this run's weights"):
+        module.load_state_dict(read(path))
+
+
+def _read_backbone(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, "pt") as file:
+        names = [name for name in file.keys() if name.startswith(_BACKBONE)]  # noqa: SIM118
+        return {name.removeprefix(_BACKBONE): file.get_tensor(name) for name in names}

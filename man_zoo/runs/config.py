@@ -50,18 +50,27 @@ def parse_args(
     config = [word for name in given.config for word in read_yaml(find_config(name), parser)]
     args = parser.parse_args([*saved, *config, *argv])
     if args.resume:
-        _refuse_changes(vars(parser.parse_args(saved)), vars(args))
+        refuse_changes(args)
+        if _may_run_commands(args) and args.data_dir != given.data_dir:
+            raise UserError(
+                f"{args.resume} reads {args.data_dir}, an address that webdataset may pass on to a "
+                "shell; --data-dir with that address says that you trust it."
+            )
+    _check_schedule(args)
     return args
 
 
 def read_args(run: Path) -> Namespace:
-    """The flags of a run.
+    """The flags of a run; where its data are is left open if it is an address for a shell.
 
     Raises:
         UserError: If there is no run.
     """
     parser = build_parser()
-    return parser.parse_args(_read_run(run, parser))
+    args = parser.parse_args(_read_run(run, parser))
+    if _may_run_commands(args):
+        args.data_dir = parser.get_default("data_dir")
+    return args
 
 
 def settings(args: Namespace) -> dict[str, Any]:
@@ -100,8 +109,30 @@ def _read_run(run: str | Path, parser: ArgumentParser) -> list[str]:
     return read_yaml(path, parser)
 
 
-def _refuse_changes(saved: dict[str, Any], args: dict[str, Any]) -> None:
-    for key, value in args.items():
+def _may_run_commands(args: Namespace) -> bool:
+    """Whether webdataset would start a program to read the data, as for ``pipe:`` and ``s3:``."""
+    return args.dataset.startswith("wds/") and ":" in args.data_dir
+
+
+def _check_schedule(args: Namespace) -> None:
+    for key, limit, of in (
+        ("warmup_epochs", args.epochs, "longer than the run"),
+        ("warmup_lr", args.lr, f"above --lr {args.lr}"),
+        ("min_lr", args.lr, f"above --lr {args.lr}"),
+    ):
+        value = getattr(args, key)
+        if value > limit:
+            raise UserError(f"{flag_of(key)} {value} is {of}; expected {limit} or less.")
+
+
+def refuse_changes(args: Namespace) -> None:
+    """See that the flags of a run that goes on are those that it was begun with.
+
+    Raises:
+        UserError: For one that would make another run of it.
+    """
+    saved = vars(read_args(args.resume))
+    for key, value in vars(args).items():
         if key not in _MAY_CHANGE and value != saved[key]:
             raise UserError(
                 f"--resume goes on as the run began, with {flag_of(key)} {saved[key]}, not "

@@ -2,11 +2,19 @@
 
 from argparse import ArgumentParser, BooleanOptionalAction
 
-from timm.utils import ParseKwargs
-
-from ..console import Parser
-from ..console.numbers import positive
+from ..console import Keywords, Parser
+from ..console.numbers import (
+    below_one,
+    fraction,
+    memory_size,
+    non_negative_number,
+    positive,
+    positive_number,
+    probability,
+    seed,
+)
 from ..data import add_data_args
+from .folder import folder_name
 
 DEFAULT_MODEL = "resnet20_man_dgl_k4"
 
@@ -27,16 +35,16 @@ def build_parser(program: str | None = None) -> ArgumentParser:
     add = parser.add_argument_group("model").add_argument
     add("--model", default=DEFAULT_MODEL, help="zoo name, or a timm backbone with --method and --k")
     add("--method", help="learning method; the zoo name's by default, e2e for a timm backbone")
-    add("--k", type=int, help="number of local blocks; the zoo name's by default")
+    add("--k", type=positive, help="number of local blocks; the zoo name's by default")
     add("--cuts", nargs="+", help="'published', 'even', 'balanced' (least memory, planned), or the "
         "names of the units that end a block")  # fmt: skip
-    add("--memory-budget", metavar="SIZE", help="e.g. 6GiB, for a training step: the planner "
-        "chooses what of K, cuts, form and recomputation is not given")  # fmt: skip
+    add("--memory-budget", type=memory_size, metavar="SIZE", help="e.g. 6GiB, for a training step: "
+        "the planner chooses what of K, cuts, form and recomputation is not given")  # fmt: skip
     add("--recompute", nargs="+", help="'units', 'auxiliaries', 'all', or names of units and "
         "auxiliaries whose activations are computed again in backward")  # fmt: skip
     add("--form", help="form of MAN: release or paper")
-    add("--man-momentum", type=float, help="m of MAN's moving average")
-    add("--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE",
+    add("--man-momentum", type=probability, help="m of MAN's moving average")
+    add("--model-kwargs", nargs="*", default={}, action=Keywords, metavar="KEY=VALUE",
         help="further keywords of the model, e.g. head=narrow drop_path_rate=0.1")  # fmt: skip
 
     add = parser.add_argument_group("fine-tuning").add_argument
@@ -45,43 +53,44 @@ def build_parser(program: str | None = None) -> ArgumentParser:
         "hf-hub:ORG/NAME or local-dir:FOLDER")  # fmt: skip
     add("--tune", choices=("all", "head"), default="all",
         help="what learns; head, the classifier alone, is a linear probe, end to end")  # fmt: skip
-    add("--layer-decay", type=float, metavar="X",
+    add("--layer-decay", type=fraction, metavar="X",
         help="factor on the learning rate from each layer to the one below it")  # fmt: skip
 
     add = parser.add_argument_group("optimization").add_argument
     add("--opt", default="sgd", help="any optimizer that timm knows; one for each block")
-    add("--lr", type=float, default=0.1, help="peak learning rate")
-    add("--momentum", type=float, default=0.9, help="momentum of the optimizer")
-    add("--weight-decay", type=float, default=1e-4)
-    add("--opt-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE",
+    add("--lr", type=non_negative_number, default=0.1, help="peak learning rate")
+    add("--momentum", type=below_one, default=0.9, help="momentum of the optimizer")
+    add("--weight-decay", type=non_negative_number, default=1e-4)
+    add("--opt-kwargs", nargs="*", default={}, action=Keywords, metavar="KEY=VALUE",
         help="further keywords of the optimizer, e.g. eps=1e-6")  # fmt: skip
     add("--filter-bias-and-bn", action=BooleanOptionalAction, default=False,
         help="no weight decay on biases and norms (published: decay on all)")  # fmt: skip
-    add("--clip-grad", type=float, help="clip the gradient norm of each block to this")
+    add("--clip-grad", type=positive_number, help="clip the gradient norm of each block to this")
     add("--grad-accum-steps", type=positive, default=1, help="batches to one update")
     add("--sched", default="cosine", help="any schedule that timm knows, counted in updates")
-    add("--sched-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="KEY=VALUE",
+    add("--sched-kwargs", nargs="*", default={}, action=Keywords, metavar="KEY=VALUE",
         help="further keywords of the schedule, e.g. decay_epochs=30 decay_rate=0.1")  # fmt: skip
     add("--epochs", type=positive, default=15)
-    add("--warmup-epochs", type=float, default=1)
-    add("--warmup-lr", type=float, default=0.0)
-    add("--min-lr", type=float, default=0.0)
+    add("--warmup-epochs", type=non_negative_number, default=1)
+    add("--warmup-lr", type=non_negative_number, default=0.0)
+    add("--min-lr", type=non_negative_number, default=0.0)
 
     add = parser.add_argument_group("regularization").add_argument
-    add("--smoothing", type=float, default=0.0, help="label smoothing, in every loss")
-    add("--mixup", type=float, default=0.0, help="mixup alpha")
-    add("--cutmix", type=float, default=0.0, help="cutmix alpha")
-    add("--mixup-prob", type=float, default=1.0, help="share of batches that are mixed")
-    add("--mixup-switch-prob", type=float, default=0.5, help="share of cutmix where both are on")
+    add("--smoothing", type=probability, default=0.0, help="label smoothing, in every loss")
+    add("--mixup", type=non_negative_number, default=0.0, help="mixup alpha")
+    add("--cutmix", type=non_negative_number, default=0.0, help="cutmix alpha")
+    add("--mixup-prob", type=probability, default=1.0, help="share of batches that are mixed")
+    add("--mixup-switch-prob", type=probability, default=0.5,
+        help="share of cutmix where both are on")  # fmt: skip
     add(
         "--model-ema",
         action="store_true",
         help="keep, validate and export an average of the weights",
     )
-    add("--model-ema-decay", type=float, default=0.999)
+    add("--model-ema-decay", type=below_one, default=0.999)
 
     add = parser.add_argument_group("run").add_argument
-    add("--seed", type=int, default=0)
+    add("--seed", type=seed, default=0)
     add("--mixed-precision", choices=("no", "bf16", "fp16"), help="accelerate's by default")
     add("--channels-last", action=BooleanOptionalAction, default=True)
     add("--cpu-threads", type=positive, help="threads of each process on the CPU; its share of "
@@ -90,6 +99,7 @@ def build_parser(program: str | None = None) -> ArgumentParser:
     add("--output", default="runs", metavar="DIR", help="folder of the run folders")
     add(
         "--experiment",
+        type=folder_name,
         metavar="NAME",
         help="name of the run folder; time, model and data if left out",
     )

@@ -1,6 +1,5 @@
 """What a run was, beside its flags: the data it found, the machine and the commit it ran on."""
 
-import json
 import platform
 import re
 import subprocess
@@ -11,9 +10,10 @@ from typing import Any
 import timm
 import torch
 
-from ..console import UserError, write_json
+from ..console import UserError, user_errors, write_json
 from ..data import LoaderInfo
 from .folder import METADATA
+from .untrusted import read_json
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,17 @@ def load_metadata(run: Path) -> Metadata:
     """The metadata of a run.
 
     Raises:
-        UserError: If the run has none.
+        UserError: If the run has none, or what it has is damaged.
     """
     path = run / METADATA
     if not path.is_file():
         raise UserError(f"{run}: the run has no {METADATA}; --resume {run} writes it.")
-    values = json.loads(path.read_text())
-    data: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in values.pop("data").items()
-    }
-    return Metadata(LoaderInfo(**data), **values)
+    values = read_json(path)
+    with user_errors(TypeError, AttributeError, KeyError, about=f"{path} is damaged"):
+        data: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.pop("data").items()
+        }
+        return Metadata(LoaderInfo(**data), **values)
 
 
 def machine(device: torch.device) -> dict[str, Any]:

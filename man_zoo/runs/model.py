@@ -3,7 +3,6 @@
 from argparse import Namespace
 from pathlib import Path
 
-from safetensors.torch import load_file
 from timm.models import split_model_name_tag
 
 from ..console import user_errors
@@ -13,10 +12,11 @@ from ..localize import localize
 from ..registry import with_weights
 from ..spec import END_TO_END, is_zoo_name, parse_name
 from ..tasks import Classification
-from .checkpoints import WEIGHTS, find_checkpoint, load_backbone
+from .checkpoints import find_checkpoint, load_backbone, load_weights
 from .config import read_args
 from .folder import CHECKPOINTS
 from .metadata import load_metadata
+from .untrusted import blaming_files_of
 
 
 def create_model(
@@ -32,7 +32,8 @@ def create_model(
 
     Raises:
         ValueError: For an unknown name or method, an impossible K, a cut that does not exist.
-        UserError: For a keyword that the model does not take, or weights that there are not.
+        UserError: For a keyword that the model does not take, or weights that there are not or that
+            cannot be read.
     """
     channels, height, width = data.input_size
     flags = {
@@ -53,7 +54,9 @@ def create_model(
         method, k = args.method or named_method, args.k or named_k
     if END_TO_END in (method, args.method) or args.tune == "head":
         method, k = END_TO_END, None
-    with user_errors(TypeError, RuntimeError, about=f"--model {args.model}"):
+    # What the folder or repository of someone else holds can fail in any way.
+    kinds = (Exception,) if ":" in backbone else (TypeError, RuntimeError)
+    with user_errors(*kinds, about=f"--model {args.model}"), blaming_files_of(backbone):
         if named and args.pretrained:
             keywords = with_weights(name, tag, keywords)
         model = localize(
@@ -86,14 +89,11 @@ def load_run(run: Path, checkpoint: str = "last", *, auxiliaries: bool = True) -
         auxiliaries: Whether to build the auxiliaries and load their weights.
 
     Raises:
-        UserError: If there is no run.
+        UserError: If there is no run, or the checkpoint is damaged.
         ValueError: If there is no such checkpoint.
     """
     data = load_metadata(run).data
     source = find_checkpoint(run / CHECKPOINTS, checkpoint)
     model = create_model(read_args(run), data, auxiliaries=auxiliaries, pretrained=False)
-    if auxiliaries:
-        model.load_state_dict(load_file(source / WEIGHTS))
-    else:
-        load_backbone(model, source)
+    (load_weights if auxiliaries else load_backbone)(model, source)
     return model

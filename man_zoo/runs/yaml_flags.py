@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from timm.utils import ParseKwargs
 
-from ..console import UserError, user_errors
+from ..console import Keywords, UserError, user_errors
 from ..messages import unknown
 from .flags import build_parser
 
@@ -91,7 +90,7 @@ def words_of_flag(action: Action, value: Any) -> list[str]:
         if isinstance(action, BooleanOptionalAction):
             return [flag if value else flag.replace("--", "--no-", 1)]
         return [flag] if value else []
-    if isinstance(action, ParseKwargs):
+    if isinstance(action, Keywords):
         if not isinstance(value, dict):
             raise ValueError(f"{flag} is a mapping such as {{key: value}}, not {value!r}.")
         return [flag, *(f"{key}={item}" for key, item in value.items())]

@@ -1,23 +1,26 @@
 """Checkpoints of a run: one folder an epoch, complete or not there; ``best`` points at one."""
 
-import json
 import os
 import random
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils.other import load
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..console import UserError, write_json
+from ..console import UserError, user_errors, write_json
 from ..local_model import LocalModel
-from ..runs.checkpoints import AVERAGE, BEST, WEIGHTS, checkpoint_name, list_checkpoints
+from ..parallel.agree import agree
+from ..runs.checkpoints import AVERAGE, WEIGHTS, checkpoint_name, epoch_of, list_checkpoints
+from ..runs.checksums import Damaged, compare_checksums, write_checksums
+from ..runs.folder import BEST
+from ..runs.untrusted import check_files, read_json, read_pickle
 
 _PROGRESS = "progress.json"
 
@@ -48,7 +51,7 @@ class Progress:
         write_json(path, asdict(self))
 
     def load(self, path: Path) -> None:
-        vars(self).update(json.loads(path.read_text()))
+        vars(self).update(vars(Progress(**read_json(path))))
 
 
 class Checkpoints:
@@ -111,12 +114,14 @@ class Checkpoints:
         self.accelerator.save_state(str(unfinished))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            write_checksums(unfinished)
             unfinished.rename(self.folder / checkpoint_name(self.progress.epoch))
-            self._tidy()
+            self.tidy()
 
-    def _tidy(self) -> None:
+    def tidy(self) -> None:
         """Let ``best`` point at the best epoch, and drop what need not be kept.
 
+        Checkpoints of epochs still to come are damaged ones that a resumed run went back behind.
         All of it every time: a run killed in here leaves nothing that the next time misses.
         """
         best = checkpoint_name(self.progress.best_epoch)
@@ -125,20 +130,44 @@ class Checkpoints:
             link.unlink(missing_ok=True)
             link.symlink_to(best)
             os.replace(link, self.folder / BEST)
-        for old in list_checkpoints(self.folder)[: -self.keep]:
-            if old.name != best:
-                shutil.rmtree(old)
+        checkpoints = list_checkpoints(self.folder)
+        damaged = [path for path in checkpoints if epoch_of(path) > self.progress.epoch]
+        whole = checkpoints[: len(checkpoints) - len(damaged)]
+        for path in [*damaged, *whole[: -self.keep]]:
+            if path.name != best:
+                shutil.rmtree(path)
 
     def resume(self) -> None:
-        """Load the newest complete checkpoint; nothing if the run was stopped before its first.
+        """Load the newest whole checkpoint; nothing if the run was stopped before its first.
 
         Raises:
-            UserError: If the run has another number of processes than the checkpoint.
+            UserError: If none is whole, or it is not of this run or of another number of processes.
         """
-        for newest in list_checkpoints(self.folder)[-1:]:
-            self._check_processes(newest)
-            self.accelerator.load_state(str(newest))
-            _load_random_states(newest / f"random_states_{self.accelerator.process_index}.pkl")
+        checkpoint = agree(self._newest_whole)
+        if checkpoint is None:
+            return
+        rank = self.accelerator.process_index
+        with user_errors(Exception, about=f"{checkpoint} does not fit this run"):
+            self.accelerator.load_state(str(checkpoint))
+            _set_random_states(read_pickle(checkpoint / f"random_states_{rank}.pkl"))
+
+    def _newest_whole(self) -> Path | None:
+        """The main process looks for it, and says where it had to go back."""
+        found: UserError | None = None
+        for checkpoint in reversed(list_checkpoints(self.folder)):
+            try:
+                compare_checksums(checkpoint)
+            except Damaged as damage:
+                found = found or damage
+                continue
+            self._check_processes(checkpoint)
+            check_files(checkpoint)
+            if found:
+                print(f"{_clause(found)}; going on from {checkpoint.name}.")
+            return checkpoint
+        if found:
+            raise UserError(f"{_clause(found)}, and no checkpoint is whole; start the run anew.")
+        return None
 
     def _check_processes(self, checkpoint: Path) -> None:
         saved, now = len(list(checkpoint.glob("random_states_*"))), self.accelerator.num_processes
@@ -153,9 +182,13 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 
-def _load_random_states(path: Path) -> None:
+def _clause(error: UserError) -> str:
+    """Its sentence, for another to go on with."""
+    return str(error).rstrip(".")
+
+
+def _set_random_states(states: dict[str, Any]) -> None:
     """Set the random states that Accelerate saved; its own load only logs where it fails."""
-    states = load(path, map_location="cpu")
     random.setstate(states["random_state"])
     np.random.set_state(states["numpy_random_seed"])
     torch.set_rng_state(states["torch_manual_seed"])

@@ -61,15 +61,15 @@ class LossWatch:
 
 
 def check_weights(model: LocalModel, update: int) -> None:
-    """Refuse weights that the last update has spoilt, before a checkpoint is made of them.
+    """Refuse weights and statistics that an update has spoilt, before they are saved.
 
     Raises:
         NonFiniteLoss: With the name of the first such block.
     """
     for j, block in enumerate(model.blocks):
-        if not torch.stack([p.isfinite().all() for p in block.parameters()]).all():
+        if not torch.stack([t.isfinite().all() for t in block.state_dict().values()]).all():
             raise NonFiniteLoss(
-                f"Weights of block {j + 1} ({model.block_name(j)}) were not finite after update "
-                f"{update}; the last checkpoint is untouched, and a lower --lr or a --clip-grad "
-                "may help."
+                f"Weights or running statistics of block {j + 1} ({model.block_name(j)}) were not "
+                f"finite after update {update}; the last checkpoint is untouched, and a lower --lr "
+                "or a --clip-grad may help."
             )

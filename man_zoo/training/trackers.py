@@ -18,7 +18,7 @@ from accelerate.utils import LoggerType
 from ..console import user_errors, write_text
 from ..messages import unknown
 from ..runs.config import settings
-from ..runs.folder import LOG
+from ..runs.folder import LOG, load_log
 from .checkpoint import Progress
 
 PROJECT = "man_zoo"  # what trackers of many runs keep ours under
@@ -52,14 +52,14 @@ def start_trackers(
         args: Flags of the run.
         run: Its folder.
         progress: How far it is.
-        done: Updates that an earlier part of it has made; TensorBoard forgets what it has of later
-            ones.
+        done: Updates that an earlier part of it has made.
 
     Raises:
         UserError: If a tracker cannot start, for want of a login perhaps; the run can be resumed.
     """
-    # Made here, because its folder would have the project's name.
-    own = {"tensorboard": TensorBoardTracker("tensorboard", run, purge_step=done)}
+    # Made here, because its folder would have the project's name. It forgets what it has from
+    # purge_step on: of an epoch that was not finished, or whose checkpoint is damaged.
+    own = {"tensorboard": TensorBoardTracker("tensorboard", run, purge_step=done + 1)}
     named = [own.get(name, name) for name in tracker_names(args.log_with)]
     accelerator.log_with = [JSONLTracker(run / LOG, progress), *named]
     with user_errors(Exception, about=f"--log-with {args.log_with}"):
@@ -103,11 +103,9 @@ class JSONLTracker(GeneralTracker):
 
     @on_main_process
     def start(self) -> None:
-        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        # A line cut short by a kill belongs to no finished epoch.
-        whole = [line for line in lines if line.endswith("\n")]
-        kept = [line for line in whole if json.loads(line)["epoch"] <= self.progress.epoch]
-        write_text(self.path, "".join(kept))
+        lines = load_log(self.path.parent) if self.progress.epoch else []
+        kept = [line for line in lines if line["epoch"] <= self.progress.epoch]
+        write_text(self.path, "".join(f"{json.dumps(line)}\n" for line in kept))
 
     @on_main_process
     def log(self, values: dict[str, Any], step: int | None = None, **kwargs: Any) -> None:

@@ -13,6 +13,7 @@ from accelerate.utils import set_seed
 from ..console import user_errors
 from ..data import create_loaders, create_test_loader
 from ..local_model import LocalModel
+from ..parallel.launcher import end_with_launcher
 from ..runs.folder import CHECKPOINTS
 from ..runs.model import create_model
 from ..tasks import Classification
@@ -21,7 +22,7 @@ from .checkpoint import Checkpoints, Progress
 from .evaluate import evaluate_exits, validate
 from .losses import LossWatch, check_weights
 from .report import describe, epoch_line
-from .setup import create_accelerator, keep_plan, resume_run, run_folder, start_run
+from .setup import create_accelerator, keep_plan, resume_run, start_run
 from .trackers import start_trackers
 from .trainer import Trainer, create_trainer
 
@@ -31,29 +32,31 @@ class Finished:
     """A run that has come to its end.
 
     Args:
-        run: Its folder.
         model: As it was trained last.
         summary: How it ended.
         is_main: Whether this process writes and prints for all.
     """
 
-    run: Path
     model: LocalModel
     summary: dict[str, Any]
     is_main: bool
 
 
-def train(args: Namespace) -> Finished:
+def train(args: Namespace, run: Path) -> Finished:
     """Train as the flags say.
 
+    Args:
+        args: Flags of the run.
+        run: Its folder, as :func:`~man_zoo.training.setup.open_run` gives it.
+
     Raises:
-        UserError: For flags that cannot be honoured, and for data or a run that is not there;
-            nothing has been written then.
+        UserError: For flags that cannot be honoured, and for data that are not there or a run that
+            cannot be read; nothing has been written then.
         NonFiniteLoss: If training diverges; the last checkpoint is untouched.
     """
     progress = Progress()
     with user_errors():
-        run = run_folder(args)
+        end_with_launcher(f"go on with --resume {run}")
         accelerator = create_accelerator(args, run)
         loader, val_loader, data = create_loaders(
             args, accelerator, channels_last=args.channels_last
@@ -72,6 +75,7 @@ def train(args: Namespace) -> Finished:
             resume_run(args, checkpoints, progress)
     if accelerator.is_main_process:
         start_run(args, run, data, accelerator.device)
+        checkpoints.tidy()
     accelerator.wait_for_everyone()
     done = progress.epoch * trainer.updates_per_epoch
     start_trackers(accelerator, args, run, progress, done)
@@ -111,7 +115,7 @@ def train(args: Namespace) -> Finished:
         "seconds": time.perf_counter() - started,
     }
     accelerator.end_training()
-    return Finished(run, model, summary, accelerator.is_main_process)
+    return Finished(model, summary, accelerator.is_main_process)
 
 
 def train_epoch(
