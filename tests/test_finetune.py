@@ -165,6 +165,14 @@ def test_a_run_is_scored_on_its_own_data_with_every_exit(data, run, tmp_path, ca
     assert exported["loss"] == pytest.approx(plain["loss"], rel=1e-5)
 
 
+def test_a_run_is_preprocessed_as_it_was_trained(data, tmp_path) -> None:
+    """timm enlarges images for resnet10t in another way than the run did."""
+    words = ("--model", "resnet10t", "--method", "dgl", "--k", "2", "--img-size", "16")
+    summary = train_here(*flags(data, tmp_path, *words))
+    scored = evaluate_weights(parse_args([str(tmp_path / "run")]))
+    assert scored["loss"] == pytest.approx(summary["loss"], rel=1e-5)
+
+
 def test_a_checkpoint_of_a_run_is_scored(run) -> None:
     names = ("epoch-0001", "last")
     first, last = (

@@ -20,6 +20,7 @@ from ..local_model import LocalModel
 from ..parallel.processes import on_cpu, share_of_cores
 from ..runs.config import read_args
 from ..runs.folder import ARGS
+from ..runs.metadata import load_metadata
 from ..runs.model import load_run
 from ..runs.untrusted import blaming_files_of
 from ..tasks import Classification
@@ -147,7 +148,10 @@ def _load_run(run: Path, checkpoint: str, exits: bool) -> LocalModel:
 def _preprocess_as_trained(args: Namespace, model: nn.Module) -> None:
     """Let the weights say what flags leave open, before the data set does."""
     given = any((args.input_size, args.img_size, args.in_chans))
-    config = resolve_model_data_config(model)
+    if _is_run(args.model):
+        config = vars(load_metadata(Path(args.model)).data)
+    else:
+        config = resolve_model_data_config(model)
     for key in _PREPROCESSING:
         if getattr(args, key) is None and not (key == "input_size" and given):
             setattr(args, key, config[key])
