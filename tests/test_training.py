@@ -319,14 +319,17 @@ WRONG = {
 @pytest.mark.parametrize("mistake", WRONG)
 def test_mistakes_are_one_sentence_and_leave_the_old_run(mistake, run, tmp_path):
     words, sentence = WRONG[mistake]
-    kept = tmp_path / "run" / "kept"
+    kept = tmp_path / "run" / "args.yaml"
     kept.parent.mkdir()
-    kept.touch()
+    save_args(parse_args([]), kept)
+    before = kept.read_bytes()
     with pytest.raises(UserError) as error:
         run("--overwrite", *words.split())
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
     assert list((tmp_path / "run").iterdir()) == [kept]
+    assert kept.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [tmp_path / "run"]
 
 
 def test_existing_run_is_refused(run, tmp_path):
