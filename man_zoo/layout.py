@@ -5,9 +5,10 @@ Convolutional networks pass ``(B, C, H, W)`` on, Swin and its kin ``(B, H, W, C)
 they ask for a map or a vector.
 """
 
+import math
 from dataclasses import dataclass
 
-from timm.layers import Format
+from timm.layers import Format, global_pool_nlc
 from torch import Tensor
 
 
@@ -17,27 +18,55 @@ class Layout:
 
     Args:
         format: ``Format.NCHW``, ``Format.NHWC`` or ``Format.NLC`` (tokens), timm's enum.
-        grid: Rows and columns of patch tokens; only tokens have one.
-        prefix_tokens: Tokens before the patches; the first one is the class token.
+        grid: Rows and columns of patch tokens, at the size that the backbone is built for; only
+            tokens have one.
+        prefix_tokens: Tokens before the patches: a class token, if any, is the first of them.
+        pool: What stands for all tokens, as in timm: ``"token"`` (the class token), or ``"avg"``,
+            ``"max"`` or ``"avgmax"`` of the patches.
+        dynamic: Whether images of other sizes may come; their proportions are the same.
     """
 
     format: Format = Format.NCHW
     grid: tuple[int, int] = (0, 0)
     prefix_tokens: int = 0
+    pool: str = "avg"
+    dynamic: bool = False
 
     def to_map(self, x: Tensor) -> Tensor:
-        """Features as ``(B, C, H, W)``; prefix tokens are left out."""
+        """Features as ``(B, C, H, W)``; prefix tokens are left out.
+
+        Raises:
+            ValueError: If the patch tokens make no grid.
+        """
         if self.format is Format.NLC:
-            x = x[:, self.prefix_tokens :].unflatten(1, self.grid).permute(0, 3, 1, 2)
+            patches = x[:, self.prefix_tokens :]
+            x = patches.unflatten(1, self.grid_of(patches.shape[1])).permute(0, 3, 1, 2)
         elif self.format is Format.NHWC:
             x = x.permute(0, 3, 1, 2)
         return x
 
     def to_vector(self, x: Tensor) -> Tensor:
-        """Features as ``(B, C)``: the class token where there is one, else the mean over space."""
+        """Features as ``(B, C)``: tokens pooled as the backbone does, else the mean over space."""
         if self.format is Format.NLC:
-            return x[:, 0] if self.prefix_tokens else x.mean(1)
+            return global_pool_nlc(x, self.pool, self.prefix_tokens)
         return self.to_map(x).mean((2, 3))
+
+    def grid_of(self, patches: int) -> tuple[int, int]:
+        """Rows and columns of so many patch tokens.
+
+        Raises:
+            ValueError: If they make no grid of the proportions of ``grid``.
+        """
+        rows, columns = self.grid
+        scale = math.sqrt(patches / (rows * columns)) if self.dynamic else 1
+        grid = round(rows * scale), round(columns * scale)
+        if math.prod(grid) != patches:
+            raise ValueError(
+                f"{patches} patch tokens are no {rows}x{columns} grid, nor one of its proportions "
+                "where dynamic_img_size=True; give images of the model's own size, or use a head "
+                "that looks at no map, such as 'token', where patches are dropped."
+            )
+        return grid
 
     def per_channel(self, vector: Tensor) -> Tensor:
         """A ``(C,)`` vector shaped to broadcast over features of this layout."""

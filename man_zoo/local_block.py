@@ -4,7 +4,7 @@ A block is an ordinary module with ordinary inputs and outputs, so anything that
 wrap it: DDP, FSDP, torch.compile, a process of its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor, nn
 
@@ -19,7 +19,7 @@ class LocalBlock(nn.Module):
         units: The backbone's own units, shared with it.
         output: The auxiliary of blocks 1 .. K-1, or, for block K, the backbone's head.
         criterion: Loss of the head, ``(logits, target) -> scalar``; auxiliaries bring their own.
-        undecayed: Ids of the parameters that the backbone wants without weight decay.
+        undecayed: Parameters without weight decay, of this block and maybe of others.
         recompute: Indices, within the block, of the units that are recomputed in backward.
     """
 
@@ -28,14 +28,16 @@ class LocalBlock(nn.Module):
         units: Sequence[nn.Module],
         output: nn.Module,
         criterion: Callable[[Tensor, Tensor], Tensor],
-        undecayed: frozenset[int] = frozenset(),
+        undecayed: Iterable[nn.Parameter] = (),
         recompute: frozenset[int] = frozenset(),
     ) -> None:
         super().__init__()
         self.units = nn.Sequential(*units)
         self.output = output
         self.criterion = criterion
-        self.undecayed = undecayed
+        ids = {id(p) for p in undecayed}
+        # By name, so that it holds for a copy of the block as well.
+        self._undecayed = {name for name, p in self.named_parameters() if id(p) in ids}
         self.recompute = recompute
 
     def forward(
@@ -58,16 +60,26 @@ class LocalBlock(nn.Module):
         if isinstance(self.output, Auxiliary):
             loss, logits = self.output(h, target, image)
         else:
-            logits = self.output(h)
+            logits = self.classify(h)
             loss = self.criterion(logits, target)
         return h.detach(), loss, None if logits is None else logits.detach()
 
     def classify(self, features: Tensor) -> Tensor:
-        """Logits ``(B, classes)`` of the block's own classifier, from its units' output."""
+        """Logits ``(B, classes)`` of the block's own classifier, from its units' output.
+
+        Raises:
+            ValueError: For a backbone in distilled training, whose head gives two.
+        """
         if isinstance(self.output, Auxiliary):
             return self.output.classify(features)
-        return self.output(features)
+        logits = self.output(features)
+        if not isinstance(logits, Tensor):
+            raise ValueError(
+                f"The head gives {len(logits)} logits an image and the local loss takes one; "
+                "call set_distilled_training(False) before local_step."
+            )
+        return logits
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters without weight decay, as timm's optimizer factory asks for them."""
-        return {name for name, p in self.named_parameters() if id(p) in self.undecayed}
+        return set(self._undecayed)

@@ -4,17 +4,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from .auxiliary import MomentumLink, MomentumUnit
 from .auxiliary.auglocal import final_cuts
-from .auxiliary.build import build_auxiliaries, next_units
+from .auxiliary.build import build_auxiliaries
+from .auxiliary.momentum import first_units
 from .families import Units, list_units
 from .local_block import LocalBlock
 from .recompute import choose_recompute
 from .spec import LocalSpec
-from .split import choose_cuts
+from .split import block_ranges, choose_cuts
 from .step import LocalOutput, local_step
+from .undecayed import undecayed_names
 
 
 class LocalModel(nn.Module):
@@ -89,29 +92,31 @@ class LocalModel(nn.Module):
             recompute[1],
         )
         self.auxiliaries = nn.ModuleList(auxiliaries).to(reference.device, reference.dtype)
-        self.blocks = self._local_blocks(units, recompute[0])
+        self.auxiliaries.train(self.training)
+        ranges = block_ranges(self.cuts, len(units))
+        self.blocks = self._local_blocks(units, ranges, recompute[0])
         count = spec.momentum.momentum_units if spec.momentum else 0
         self.links = [
-            MomentumLink(next_units(units, self.cuts, j, count), auxiliary.momentum)
-            for j, auxiliary in enumerate(self.auxiliaries)
+            MomentumLink(first_units(units, following, count), auxiliary.momentum)
+            for following, auxiliary in zip(ranges[1:], self.auxiliaries, strict=True)
             if isinstance(auxiliary.momentum, MomentumUnit) and auxiliary.momentum.follows
         ]
 
-    def _local_blocks(self, units: Units, recompute: frozenset[int]) -> list[LocalBlock]:
-        starts = [0, *(cut + 1 for cut in self.cuts)]
-        ends = [*starts[1:], len(units)]
+    def _local_blocks(
+        self, units: Units, ranges: Sequence[range], recompute: frozenset[int]
+    ) -> list[LocalBlock]:
         outputs = [*self.auxiliaries, units.head]
-        undecayed = _undecayed(self.backbone)
-        ids = frozenset(id(p) for n, p in self.backbone.named_parameters() if n in undecayed)
+        names = self.no_weight_decay()
+        undecayed = [p for name, p in self.named_parameters() if name in names]
         return [
             LocalBlock(
-                units.modules[start:end],
+                [units.modules[i] for i in own],
                 output,
                 self.criterion,
-                ids,
-                frozenset(i - start for i in recompute if start <= i < end),
+                undecayed,
+                frozenset(i - own.start for i in recompute if i in own),
             )
-            for start, end, output in zip(starts, ends, outputs, strict=True)
+            for own, output in zip(ranges, outputs, strict=True)
         ]
 
     # Training -------------------------------------------------------------------------------------
@@ -136,8 +141,10 @@ class LocalModel(nn.Module):
 
         Raises:
             RuntimeError: If the model was built without auxiliaries.
+            ValueError: For images of a size that the auxiliaries do not take.
         """
         self._need_auxiliaries("local_step")
+        self._check_size(images)
         return local_step(
             self.blocks if blocks is None else blocks,
             self.links,
@@ -178,8 +185,8 @@ class LocalModel(nn.Module):
 
     def block_name(self, j: int) -> str:
         """First and last unit of block ``j`` (from 0), e.g. ``layer1.0 to layer1.4``."""
-        starts, ends = [0, *(cut + 1 for cut in self.cuts)], [*self.cuts, len(self.unit_names) - 1]
-        first, last = self.unit_names[starts[j]], self.unit_names[ends[j]]
+        own = block_ranges(self.cuts, len(self.unit_names))[j]
+        first, last = self.unit_names[own[0]], self.unit_names[own[-1]]
         return first if first == last else f"{first} to {last}"
 
     def _need_auxiliaries(self, what: str) -> None:
@@ -187,6 +194,15 @@ class LocalModel(nn.Module):
             raise RuntimeError(
                 f"{what} needs auxiliaries, and {self.spec.name} was built without them; "
                 "pass auxiliaries=True."
+            )
+
+    def _check_size(self, images: Tensor) -> None:
+        (height, width), given = self.input_size[1:], images.shape[2:]
+        any_size = all(auxiliary.any_size for auxiliary in self.auxiliaries)
+        if not any_size and given != (height, width):
+            raise ValueError(
+                f"{self.spec.method} is built for {height}x{width} images and got "
+                f"{given[0]}x{given[1]}; pass img_size= or call set_input_size."
             )
 
     # timm's model interface -----------------------------------------------------------------------
@@ -203,14 +219,33 @@ class LocalModel(nn.Module):
         self.backbone.reset_classifier(num_classes, *args, **kwargs)
         self._build()
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+    def set_input_size(self, img_size: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Another size of the images, and new auxiliaries for it.
+
+        A backbone that takes any size stays as it is.
+
+        Args:
+            img_size: Height and width, or one number for both, in pixels; ``None`` keeps them.
+            args: The backbone's own, e.g. patch or window size.
+            kwargs: The same by name.
+        """
+        if hasattr(self.backbone, "set_input_size"):
+            self.backbone.set_input_size(img_size, *args, **kwargs)
+        if img_size is not None:
+            height, width = to_2tuple(img_size)
+            self.input_size = (self.input_size[0], height, width)
+        self._build()
+
+    def group_matcher(self, coarse: bool = False) -> Any:
         """The backbone's parameter groups, under ``backbone.``."""
         groups = self.backbone.group_matcher(coarse=coarse)
+        if callable(groups):
+            return lambda name: groups(name.removeprefix("backbone."))
         return {name: _below_backbone(pattern) for name, pattern in groups.items()}
 
     def no_weight_decay(self) -> set[str]:
-        """The backbone's parameters without weight decay, under ``backbone.``."""
-        return {f"backbone.{name}" for name in _undecayed(self.backbone)}
+        """Names of the backbone's parameters without weight decay, and of their copies."""
+        return undecayed_names(self.backbone, list_units(self.backbone), self.auxiliaries)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -225,11 +260,6 @@ def _per_channel(values: Sequence[float], channels: int) -> Tensor:
     value = torch.tensor(values).view(-1, 1, 1)
     # An RGB mean for a grey or many-band image: its average.
     return value if len(value) == channels else value.mean(0, keepdim=True)
-
-
-def _undecayed(backbone: Any) -> set[str]:
-    """Names of the parameters that the backbone wants without weight decay, if it says so."""
-    return backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else set()
 
 
 def _below_backbone(pattern: Any) -> Any:

@@ -73,12 +73,13 @@ def localize(
     local_keywords = take_keywords(keywords)
     cfg = resolve_pretrained_cfg(backbone, pretrained_cfg, pretrained_cfg_overlay)
     channels, *size = cfg.input_size
-    overlay = {"architecture": timm.models.get_arch_name(backbone)} | (pretrained_cfg_overlay or {})
     if img_size is not None:
         size = to_2tuple(img_size)
-        overlay["input_size"] = (channels, *size)
         if cfg.fixed_input_size:
             keywords["img_size"] = img_size
+    overlay = {"architecture": timm.models.get_arch_name(backbone)} | (pretrained_cfg_overlay or {})
+    # Also where it is the default: timm makes vitamin_xlarge_336 with the settings of another.
+    overlay["input_size"] = (channels, *size)
     try:
         model = timm.create_model(
             backbone,

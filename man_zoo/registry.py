@@ -11,7 +11,7 @@ from torch import nn
 from .localize import localize
 from .messages import unknown
 from .spec import END_TO_END, LocalSpec, list_methods, parse_name
-from .weights import Weights, read_index, train_command
+from .weights import BrokenIndexError, Weights, read_index, train_command
 
 # K: where cuts are published, and every unit a block.
 ZOO: dict[str, tuple[int, ...]] = {
@@ -29,7 +29,10 @@ ZOO: dict[str, tuple[int, ...]] = {
 
 __all__ = ["register"]
 default_cfgs: dict[str, Any] = {}
-index = read_index()
+try:
+    index = read_index()
+except BrokenIndexError:  # is for who asks for weights; all else works without
+    index = {}
 
 
 def register(
@@ -119,6 +122,8 @@ def with_weights(name: str, given: Any, kwargs: dict[str, Any]) -> dict[str, Any
     Raises:
         RuntimeError: As timm's, if there are no weights, or they cannot be fetched.
     """
+    if not index and not isinstance(given, PretrainedCfg):
+        read_index()  # says what is wrong with it, if anything is
     cfg = resolve_pretrained_cfg(name, given, kwargs.get("pretrained_cfg_overlay"))
     weights = index.get(f"{name}.{cfg.tag}")
     if not (cfg.has_weights or cfg.state_dict):
@@ -143,5 +148,5 @@ for _backbone, _ks in ZOO.items():
     register(_backbone, 1, END_TO_END)
     register(_backbone, _ks)
 for _weights in index.values():
-    if not timm.is_model(_weights.name):
+    if not timm.is_model(_weights.name) and timm.is_model(parse_name(_weights.name)[0]):
         _register(_weights.name)

@@ -4,6 +4,7 @@ A cut is the index of the unit after which a local block ends; block K ends with
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from .messages import unknown
 
@@ -65,6 +66,17 @@ def choose_cuts(
     if cuts == "even":
         return even_cuts(len(names), k)
     return _named_cuts(names, k, cuts.replace(",", " ").split() if isinstance(cuts, str) else cuts)
+
+
+def block_ranges(cuts: Sequence[int], units: int) -> list[range]:
+    """Where blocks start and end: of each, the indices of its units.
+
+    Args:
+        cuts: Index of the last unit of blocks 1 .. K-1.
+        units: Number of units of the network.
+    """
+    edges = [0, *(cut + 1 for cut in cuts), units]
+    return [range(start, end) for start, end in pairwise(edges)]
 
 
 def even_cuts(units: int, k: int) -> tuple[int, ...]:

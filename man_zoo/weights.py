@@ -6,7 +6,10 @@ that their run measured, and the repository on the Hub, ``null`` until they are 
 
 import hashlib
 import json
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HTTPError
 from timm.models import resolve_model_input_args
 
+from .console import UserError, log_without_credentials, without_credentials
 from .spec import parse_name
 
 CARD, CONFIG, WEIGHTS, INDEX = "README.md", "config.json", "model.safetensors", "index.json"
@@ -24,9 +28,13 @@ _WORD = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _PACKAGE = Path(__file__).parent
 # A wheel carries the index inside the package.
 HUB = next(
-    (hub for hub in (_PACKAGE / "_hub", _PACKAGE.parent / "hub") if (hub / INDEX).is_file()),
+    (hub for hub in (_PACKAGE / "_hub", _PACKAGE.parent / "hub") if os.path.isfile(hub / INDEX)),
     _PACKAGE.parent / "hub",
 )
+
+
+class BrokenIndexError(UserError, RuntimeError):
+    """The index of published weights, or what belongs to it, cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -124,16 +132,18 @@ class Weights:
     def _download(self, cache_dir: str | Path | None) -> Path:
         assert self.repository is not None
         try:
-            path = hf_hub_download(
-                self.repository, WEIGHTS, revision=self.revision, cache_dir=cache_dir
-            )
+            with log_without_credentials("huggingface_hub"):
+                path = hf_hub_download(
+                    self.repository, WEIGHTS, revision=self.revision, cache_dir=cache_dir
+                )
         except (HTTPError, OSError) as error:
             reason = str(error).strip().splitlines()[0].rstrip(".:")
-            raise RuntimeError(
+            said = without_credentials(
                 f"The weights of {self.title} could not be fetched from "
                 f"{constants.ENDPOINT}/{self.repository} ({reason}); check the network, "
                 f"HF_ENDPOINT and HF_TOKEN, or train them: {train_command(self.name)}."
-            ) from error
+            )
+            raise RuntimeError(said) from None  # what it is from may hold credentials
         return Path(path)
 
 
@@ -153,11 +163,34 @@ def check_title(name: str, tag: str) -> None:
 
 
 def read_index() -> dict[str, Weights]:
-    """Every entry by its title, ``{name}.{tag}``."""
+    """Every entry by its title, ``{name}.{tag}``.
+
+    Raises:
+        BrokenIndexError: If the index, or what an entry says of its network, cannot be read.
+    """
     path = HUB / INDEX
-    entries = json.loads(path.read_text()) if path.is_file() else []
-    weights = [Weights(**entry) for entry in entries]
+    with _is_whole(path):
+        text = path.read_text(encoding="utf-8") if path.exists() else "[]"
+        weights = [Weights(**entry) for entry in json.loads(text)]
+        for one in weights:
+            parse_name(one.name)
+            float(one.metrics["top1"])
+    for one in weights:
+        with _is_whole(one.folder / CONFIG):
+            one.arguments()
     return {one.title: one for one in weights}
+
+
+@contextmanager
+def _is_whole(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever stands there, it is the file's fault
+        said = " ".join(str(error).split())
+        raise BrokenIndexError(
+            f"{file} is no index of weights, or not all of it ({type(error).__name__}: {said}); "
+            "expected it as it came with man_zoo: restore it, or install man_zoo again."
+        ) from error
 
 
 def train_command(name: str) -> str:

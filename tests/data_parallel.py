@@ -16,7 +16,6 @@ import man_zoo
 from man_zoo.data.memory_loader import MemoryLoader
 from man_zoo.runs.config import parse_args
 from man_zoo.tasks import Classification
-from man_zoo.training.checkpoint import Progress
 from man_zoo.training.evaluate import evaluate_exits
 from man_zoo.training.setup import create_accelerator
 from man_zoo.training.trainer import create_trainer
@@ -38,7 +37,7 @@ def train_case(method: str, accumulate: int) -> dict:
     AcceleratorState._reset_state()
     flags = f"--lr 0.05 --clip-grad 1 --cpu-threads 1 --grad-accum-steps {accumulate}"
     args = parse_args(flags.split())
-    accelerator = create_accelerator(args, Path("unused"), Progress())
+    accelerator = create_accelerator(args, Path("unused"))
     rank, world = accelerator.process_index, accelerator.num_processes
     torch.manual_seed(rank)  # different on purpose: the processes must agree without it
     model = man_zoo.localize(
@@ -78,7 +77,7 @@ def average_statistics() -> dict:
     GradientState._reset_state()
     AcceleratorState._reset_state()
     args = parse_args(["--cpu-threads", "1", "--model-ema"])
-    accelerator = create_accelerator(args, Path("unused"), Progress())
+    accelerator = create_accelerator(args, Path("unused"))
     model = man_zoo.localize("resnet20", "man_dgl", 2, num_classes=CLASSES, img_size=SIZE)
     trainer = create_trainer(args, accelerator, Classification(CLASSES), model, batches=1)
     torch.manual_seed(accelerator.process_index)

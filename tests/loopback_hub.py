@@ -1,14 +1,17 @@
 """A Hub on loopback: the endpoints that HfApi publishes through, on local git repositories.
 
 It takes what the real one takes (create, delete, branch, preupload, LFS batch and upload, commit,
-pull request), and fails where a test tells it to. Repositories lie in ``root/models/ORG/NAME``,
-where olah serves them from.
+pull request), knows what it has already, and fails where a test tells it to. Repositories lie in
+``root/models/ORG/NAME``, where olah serves them from.
 """
 
 import base64
+import hashlib
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -19,6 +22,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_loopback"
+USER = "user:secret"  # as a proxy before the Hub may want it, in the address
+ACCEPTED = (f"Bearer {TOKEN}", f"Basic {base64.b64encode(USER.encode()).decode()}")
 ORGANIZATION = "me"
 
 
@@ -30,7 +35,7 @@ def git(repository: Path, *words: str) -> str:
 
 
 class LoopbackHub(ThreadingHTTPServer):
-    """The server; ``faults`` maps a part of a path to a status, or to ``"cut"``."""
+    """The server; ``faults`` maps a part of a path to a status, ``"cut"`` or ``"Ctrl-C"``."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -62,12 +67,13 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.shutdown(2)
             return
+        if fault == "Ctrl-C":
+            os.kill(os.getpid(), signal.SIGINT)
+            fault = 500
         body = self.rfile.read(size)
         if fault is not None:
             self.answer(fault, {"error": "injected"})
-        elif not path.startswith("/lfs/") and self.headers.get("Authorization") != (
-            f"Bearer {TOKEN}"
-        ):
+        elif not path.startswith("/lfs/") and self.headers.get("Authorization") not in ACCEPTED:
             self.answer(401, {"error": "Invalid credentials"})
         else:
             for method, pattern, handle in ROUTES:
@@ -119,17 +125,20 @@ class Handler(BaseHTTPRequestHandler):
         return (400 if bad else 200), {"errors": [{"message": "no license"}] * bad, "warnings": []}
 
     def preupload(self, body: bytes, repository: str, revision: str) -> tuple[int, Any]:
-        if not self.server.folder(repository).exists():
+        folder = self.server.folder(repository)
+        if not folder.exists():
             return 404, {"error": "Repository not found"}
-        files = [
-            {
-                "path": file["path"],
-                "uploadMode": "lfs" if file["path"].endswith(".safetensors") else "regular",
-                "shouldIgnore": False,
-            }
-            for file in json.loads(body)["files"]
-        ]
+        files = []
+        for path in (file["path"] for file in json.loads(body)["files"]):
+            lfs = path.endswith(".safetensors")
+            known = {"oid": object_id(folder / path, lfs)} if (folder / path).exists() else {}
+            mode = "lfs" if lfs else "regular"
+            files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, **known})
         return 200, {"files": files}
+
+    def info(self, body: bytes, repository: str) -> tuple[int, Any]:
+        head = git(self.server.folder(repository), "rev-parse", "main")
+        return 200, {"id": repository, "sha": head}
 
     def batch(self, body: bytes, repository: str) -> tuple[int, Any]:
         objects = [
@@ -164,6 +173,13 @@ class Handler(BaseHTTPRequestHandler):
         return 200, answer | {"pullRequestUrl": f"{url}/discussions/1" if pull_request else None}
 
 
+def object_id(file: Path, lfs: bool) -> str:
+    data = file.read_bytes()
+    if lfs:
+        return hashlib.sha256(data).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
 _REPOSITORY = "([^/]+/[^/]+)"
 ROUTES = (
     ("POST", "/api/repos/create", Handler.create),
@@ -171,6 +187,7 @@ ROUTES = (
     ("POST", f"/api/models/{_REPOSITORY}/branch/(.+)", Handler.branch),
     ("POST", "/api/validate-yaml", Handler.validate),
     ("POST", f"/api/models/{_REPOSITORY}/preupload/(.+)", Handler.preupload),
+    ("GET", f"/api/models/{_REPOSITORY}/revision/main", Handler.info),
     ("POST", f"/{_REPOSITORY}.git/info/lfs/objects/batch", Handler.batch),
     ("PUT", "/lfs/([0-9a-f]+)", Handler.upload),
     ("POST", f"/api/models/{_REPOSITORY}/commit/(.+)", Handler.commit),

@@ -101,10 +101,12 @@ def test_features_are_pooled_in_any_layout():
     quarters = pool(grid, Layout())
     assert quarters.shape == (2, 20)
     assert quarters[0, 1] == pytest.approx(grid[0, 0, :2, 3:].mean().item(), abs=1e-6)
-    assert torch.equal(pool(grid.permute(0, 2, 3, 1), Layout(Format.NHWC)), quarters)
+    # Another layout is added up in another order: the last digit hangs on the processor.
+    torch.testing.assert_close(pool(grid.permute(0, 2, 3, 1), Layout(Format.NHWC)), quarters)
     tokens = torch.cat([torch.full((2, 1, 5), 7.0), grid.flatten(2).mT], 1)
     layout = Layout(Format.NLC, (4, 6), 1)
-    assert torch.equal(pool(tokens, layout), torch.cat([torch.full((2, 5), 7.0), quarters], 1))
+    expected = torch.cat([torch.full((2, 5), 7.0), quarters], 1)
+    torch.testing.assert_close(pool(tokens, layout), expected)
     assert pool(grid[:, :, :1, :1], Layout()).shape == (2, 5)
 
 

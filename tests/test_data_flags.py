@@ -1,11 +1,17 @@
 """Flags of the data: what cannot be meant is refused in one sentence, before anything is read."""
 
+import re
+
 import pytest
+import timm
 import torch
 from small_data import loaders, write_images
+from timm.models import save_for_hf
 
+from man_zoo.commands import benchmark, evaluate, plan
 from man_zoo.console import Parser, UserError
 from man_zoo.data import add_data_args
+from man_zoo.data.__main__ import main
 
 WHOLE_FROM_1 = "expected a whole number from 1"
 WHOLE_FROM_0 = "expected a whole number from 0"
@@ -125,3 +131,32 @@ def test_folders_of_tiny_images(tmp_path, size):
     train, _, info = loaders("--dataset", "folder", "--data-dir", tmp_path, "-b", 4)
     assert info.input_size == (3, size, size)
     assert torch.isfinite(next(iter(train))[0]).all()
+
+
+def test_the_command_that_describes_data(capsys):
+    assert main(["--dataset", "folder", "--data-dir", "nowhere"], "data") == 1
+    assert capsys.readouterr().err.startswith("data: --data-dir nowhere is not a directory")
+    assert main(["--hflip", "7"], "data") == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+COMMANDS = {
+    "plan": (plan.main, ["densenet121", "--k", "2"]),
+    "plan, at creation": (plan.main, ["maxvit_tiny_tf_224", "--k", "2"]),
+    "benchmark": (benchmark.main, ["densenet121_dgl_k2", "--batch-size", "2", "--no-time"]),
+}
+
+
+@pytest.mark.parametrize(("main", "words"), COMMANDS.values(), ids=COMMANDS)
+def test_one_pixel_is_too_small_for_a_model(main, words, capsys):
+    assert main([*words, "--img-size", "1"], "command") == 1
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert re.search("command: .*(images of 1 x 1 pixels|--img-size 1): .", sentence)
+
+
+def test_evaluation_of_images_that_the_model_does_not_take(tmp_path):
+    vit = timm.create_model("test_vit", num_classes=10)
+    save_for_hf(vit, tmp_path, safe_serialization=True)
+    words = [str(tmp_path), "--img-size", "17"]
+    with pytest.raises(UserError, match=r"^The model takes no images of 17 x 17: Input height"):
+        evaluate.evaluate_weights(evaluate.parse_args(words))

@@ -10,10 +10,10 @@ import timm
 import torch
 from timm.layers import Format
 from timm.models.resnet import ResNet
-from torch import Tensor
+from torch import Tensor, nn
 
 import man_zoo
-from man_zoo.families import ADAPTERS, Units, list_units
+from man_zoo.families import ADAPTERS, Units, list_units, unit_shapes
 from man_zoo.families.table import Row, render, survey
 
 
@@ -195,16 +195,81 @@ def test_the_layout_gives_the_map_that_timm_gives(case: Case) -> None:
     wanted = model.forward_intermediates(images, indices=1, intermediates_only=True)[-1]
     last = run(units, images)[-1]
     assert torch.equal(units.layout.to_map(last), wanted)
-    if units.layout.prefix_tokens:
-        assert torch.equal(units.layout.to_vector(last), last[:, 0])
-    else:
+    if units.layout.format is Format.NHWC:
         torch.testing.assert_close(units.layout.to_vector(last), wanted.mean((2, 3)))
     vector = torch.arange(wanted.shape[1], dtype=torch.float)
     shifted = units.layout.to_map(last + units.layout.per_channel(vector))
     torch.testing.assert_close(shifted - wanted, vector[:, None, None].expand_as(wanted))
 
 
-# Weights of copies and of new units ---------------------------------------------------------------
+REGISTERS = "vit_medium_patch16_reg4_gap_256"  # four register tokens and no class token
+
+
+@pytest.mark.parametrize(
+    ("name", "keywords"),
+    [
+        (REGISTERS, {}),
+        *(("vit_tiny_patch16_224", {"global_pool": p}) for p in ("token", "avg", "max", "avgmax")),
+        ("eva02_tiny_patch14_224", {"img_size": 28}),
+        ("eva02_tiny_patch14_224", {"img_size": 28, "global_pool": "token"}),
+        ("vit_small_patch16_dinov3", {}),
+        ("beit_base_patch16_224", {}),
+        ("beit_base_patch16_224", {"global_pool": "token"}),
+        ("vit_relpos_base_patch16_cls_224", {}),
+        ("vit_relpos_base_patch16_clsgap_224", {}),
+        ("mixer_s32_224", {"img_size": 64}),
+    ],
+)
+def test_tokens_are_pooled_as_the_backbone_pools_them(name: str, keywords: dict[str, Any]) -> None:
+    tiny = {"img_size": 32} if name.startswith("mixer") else TINY_VIT
+    model = timm.create_model(name, **(tiny | keywords)).eval()
+    model.fc_norm = nn.Identity()
+    model.reset_classifier(0)
+    tokens = torch.randn(2, getattr(model, "num_prefix_tokens", 0) + 4, model.num_features)
+    assert torch.equal(list_units(model).layout.to_vector(tokens), model.forward_head(tokens))
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch16_siglip_224", "test_vit3", "cait_xxs24_224"])
+def test_where_pooling_has_weights_tokens_are_averaged(name: str) -> None:
+    layout = list_units(timm.create_model(name, img_size=32)).layout
+    tokens = torch.randn(2, layout.prefix_tokens + 4, 24)
+    torch.testing.assert_close(layout.to_vector(tokens), layout.to_map(tokens).mean((2, 3)))
+
+
+# Images of other sizes ----------------------------------------------------------------------------
+
+DYNAMIC = ["vit_tiny_patch16_224", REGISTERS, "vit_small_patch16_dinov3"]
+
+
+def dynamic(name: str, **keywords: Any) -> man_zoo.LocalModel:
+    keywords = TINY_VIT | {"dynamic_img_size": True, "head": "wide"} | keywords
+    return man_zoo.localize(name, "man_dgl", 2, num_classes=10, **keywords).train()
+
+
+@pytest.mark.parametrize("name", DYNAMIC)
+def test_a_dynamic_network_learns_from_images_of_other_sizes(name: str) -> None:
+    model = dynamic(name, img_size=(32, 64))
+    for size in ((32, 64), (64, 128)):
+        images = torch.randn(2, 3, *size)
+        assert model.local_step(images, torch.arange(2)).losses.isfinite().all()
+        exits = model.eval().forward_exits(images)
+        torch.testing.assert_close(exits[-1], model.train().backbone.eval()(images))
+
+
+@pytest.mark.parametrize("name", DYNAMIC)
+def test_images_of_other_proportions_are_refused_in_a_sentence(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^6 patch tokens are no 2x2 grid, .*proportions.*\.$"):
+        dynamic(name).local_step(torch.randn(2, 3, 32, 48), torch.arange(2))
+
+
+def test_dropped_patches_make_no_map() -> None:
+    for keywords in ({}, {"dynamic_img_size": False}):
+        model = dynamic("vit_tiny_patch16_224", img_size=64, patch_drop_rate=0.75, **keywords)
+        with pytest.raises(ValueError, match=r"^4 patch tokens are no 4x4 grid, "):
+            model.local_step(torch.randn(2, 3, 64, 64), torch.arange(2))
+
+
+# Weights of copies and of new units --------------------------------------------------------------
 
 # Their networks scale some weights by depth, or start some residual branches at zero.
 OWN_START = ("test_resnet", "beit_base_patch16_224", "eva02_tiny_patch14_224")
@@ -403,3 +468,17 @@ def test_the_page_counts_units_and_names_what_is_not_split() -> None:
     assert "| MambaOut | 1 | 7 | `test_mambaout` | NHWC |" in page
     assert "**VisionTransformer**: test_vit 7, test_vit3 10\n" in page
     assert page.endswith("| Xcit | 1 | `xcit_nano_12_p16_224` |\n")
+
+
+@pytest.mark.parametrize("name", ["test_vit", "densenet121", "vgg11_bn", "test_convnext"])
+def test_images_that_are_too_small_get_a_sentence(name):
+    keywords = {"dynamic_img_size": True} if name == "test_vit" else {}
+    with torch.device("meta"):
+        backbone = timm.create_model(name, **keywords)
+    with pytest.raises(ValueError, match=r"^\w+ takes no images of 1 x 1 pixels: .+$"):
+        unit_shapes(backbone, (3, 1, 1))
+
+
+def test_images_of_another_size_than_the_model_get_a_sentence():
+    with pytest.raises(ValueError, match="VisionTransformer takes no images of 16 x 24 pixels: "):
+        unit_shapes(timm.create_model("test_vit"), (3, 16, 24))

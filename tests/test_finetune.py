@@ -139,6 +139,7 @@ def test_the_recipe_prints_one_sentence(tmp_path) -> None:
 def test_digits_score_what_their_card_says(capsys) -> None:
     result = evaluate_weights(parse_args([DIGITS]))
     metrics = read_index()[DIGITS].metrics
+    # Equal on any processor: the two best logits of every image are further apart than 0.1.
     assert result["top1"] == pytest.approx(metrics["top1"], abs=1e-9)
     assert result["loss"] == pytest.approx(metrics["loss"], rel=1e-4)
     assert result["count"] == 360

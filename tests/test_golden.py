@@ -15,7 +15,9 @@ import man_zoo
 HERE = Path(__file__).parent
 KEPT = HERE / "golden_steps"
 OTHERS = HERE.parent.parent / "shared" / "golden"
-SEES_THE_IMAGE = "infopro"
+# The references took the image's mean and std (InfoPro) and the similarity of the targets (PredSim)
+# in float32: the last digits of these hang on the processor and on torch's version.
+IN_FLOAT32 = ("infopro", "predsim")
 SGD = {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
 SETTINGS = ("lambda1", "lambda2", "classifier", "sim_weight", "pred_weight")
 
@@ -26,8 +28,8 @@ def pairs(folder: Path) -> list[Path]:
 
 def assert_agrees(path: Path) -> None:
     errors = golden.replay(path)
-    # The references kept the image's mean and std in float32.
-    assert errors.losses < (golden.TOLERANCE if SEES_THE_IMAGE in path.name else 1e-11)
+    rounded = any(method in path.name for method in IN_FLOAT32)
+    assert errors.losses < (golden.TOLERANCE if rounded else 1e-11)
     assert max(errors) < golden.TOLERANCE
 
 

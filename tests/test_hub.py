@@ -1,8 +1,11 @@
 """Exported weights: the folder, its card, the index, and ``pretrained=True`` by name."""
 
 import dataclasses
+import html
 import json
 import re
+import shlex
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 import timm
 import torch
 from huggingface_hub import ModelCard, constants
+from markdown_it import MarkdownIt
 from recipe import flags, train_here, write_images
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -21,6 +25,7 @@ from man_zoo import weights as published
 from man_zoo.commands.__main__ import main as run_command
 from man_zoo.console import UserError
 from man_zoo.data import open_dataset
+from man_zoo.hub.card import write_card
 from man_zoo.hub.export import default_tag, export_run
 from man_zoo.hub.index import add_to_index
 from man_zoo.runs.config import config_hash, parse_args, read_args
@@ -137,6 +142,44 @@ def test_card_is_a_valid_one_and_says_what_was_measured(run) -> None:
         "## Licence",
     ):
         assert words in card.text, words
+
+
+NASTY = (
+    "a](https://evil) | <b>bold</b>",
+    "`code` **bold** ![](x.png)",
+    "line\n\n# Heading\n---\n&lt; $$x$$",
+)
+
+
+@pytest.fixture
+def nasty(run, tmp_path) -> str:
+    """A card of weights whose classes, data, tag and flags have names as NASTY."""
+    facts = read_config(run / "export")["man_zoo"]
+    facts |= {"data": NASTY[0], "dataset": NASTY[1], "tag": NASTY[2]}
+    facts["recipe"] = shlex.join(["train", "--data-label", "```\n\n# Not a heading\n```"])
+    facts["machine"] |= {"cpu": NASTY[0]}
+    write_card(tmp_path / "README.md", facts, "resnet20", [*NASTY, "caf\udce9", "\x1b[31mred"])
+    return (tmp_path / "README.md").read_text()
+
+
+def test_names_of_others_are_words_in_a_card_and_nothing_else(nasty, run) -> None:
+    tokens = MarkdownIt("commonmark").enable("table").parse(ModelCard(nasty).text)
+    plain = (run / "export" / "README.md").read_text()
+    expected = MarkdownIt("commonmark").enable("table").parse(ModelCard(plain).text)
+    assert [one.type for one in tokens] == [one.type for one in expected]
+    inline = [part for token in tokens for part in token.children or ()]
+    assert {one.type for one in inline} <= {"text", "text_special", "code_inline", "softbreak"}
+    shown = MarkdownIt("commonmark").enable("table").render(ModelCard(nasty).text)
+    for name in NASTY:
+        assert html.escape(" ".join(name.split())) in shown
+    assert "caf, [31mred." in shown
+
+
+def test_names_of_others_do_not_reach_the_cards_data(nasty) -> None:
+    data = ModelCard(nasty).data
+    assert data.license == "apache-2.0"
+    assert data.model_name == f"resnet20_man_dgl_k4.{' '.join(NASTY[2].split())}"
+    assert data.eval_results[0].dataset_name == NASTY[0]
 
 
 def test_card_has_no_path_of_the_machine(run, tmp_path) -> None:
@@ -352,7 +395,7 @@ def test_damaged_weights_are_refused(run, empty_hub, monkeypatch, damage) -> Non
 
 
 def test_a_hub_that_cannot_be_reached_is_a_sentence(run, empty_hub, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://user:secret@127.0.0.1:9")
     monkeypatch.setattr("man_zoo.hub.index.SMALL", 1000)
     weights = add_to_index(run / "export", "me/far", "0" * 40)
     monkeypatch.setattr(registry, "index", read_index())
@@ -363,6 +406,7 @@ def test_a_hub_that_cannot_be_reached_is_a_sentence(run, empty_hub, tmp_path, mo
         )
     said = str(error.value)
     assert "\n" not in said
+    assert "secret" not in "".join(traceback.format_exception(error.value))
     assert "could not be fetched from http://127.0.0.1:9/me/far (" in said
     assert "check the network, HF_ENDPOINT and HF_TOKEN, or train them: man-zoo train" in said
 

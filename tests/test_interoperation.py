@@ -57,6 +57,19 @@ def publish(folder: Path, repository: str, root: Path, monkeypatch) -> None:
 def olah(root: Path) -> Iterator[str]:
     """The endpoint of an olah server, offline, of the git repositories under ``root``."""
     pytest.importorskip("olah")
+    for _ in range(5):  # the port may be taken between our choice and olah's start
+        server, endpoint = start_olah(root)
+        try:
+            if answers(server, endpoint):
+                yield endpoint
+                return
+        finally:
+            server.terminate()
+            server.wait()
+    raise AssertionError((root / "olah.log").read_text())
+
+
+def start_olah(root: Path) -> tuple[subprocess.Popen, str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -68,22 +81,23 @@ def olah(root: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "olah.server", "--config", str(config)]
     with (root / "olah.log").open("w") as log:
         server = subprocess.Popen(command, cwd=root, stdout=log, stderr=log)
-    endpoint = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(endpoint, timeout=1)
-            except urllib.error.HTTPError:
-                break  # it answers
-            except OSError:
-                assert server.poll() is None, (root / "olah.log").read_text()
-                time.sleep(0.1)
-            else:
-                break
-        yield endpoint
-    finally:
-        server.terminate()
-        server.wait()
+    return server, f"http://127.0.0.1:{port}"
+
+
+def answers(server: subprocess.Popen, endpoint: str) -> bool:
+    """Wait until a server answers; not for ever, and not if it has ended."""
+    for _ in range(3000):
+        if server.poll() is not None:
+            return False
+        try:
+            urllib.request.urlopen(endpoint, timeout=1)
+        except urllib.error.HTTPError:
+            return True
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return True
+    return False
 
 
 def run_python(code: str, *words: str, **environment: str) -> subprocess.CompletedProcess:

@@ -1,12 +1,16 @@
 """A LocalModel is its backbone to everyone but the training step."""
 
 import copy
+import gc
 import io
 import math
+import pickle
+import weakref
 
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file, save_file
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor
@@ -16,13 +20,15 @@ import man_zoo
 VIT = "vit_tiny_patch16_224"
 TINY_VIT = {"img_size": 32, "depth": 4, "embed_dim": 24, "num_heads": 2, "num_classes": 10}
 BACKBONES = {"resnet20": {}, VIT: TINY_VIT, "resnet50": {"num_classes": 10}}
+BEIT, SWIN_V2 = "beit_base_patch16_224", "swinv2_tiny_window8_256"
+TINY_SWIN = {"img_size": 32, "depths": (2, 2), "embed_dim": 16, "num_heads": (2, 2)}
 
 
 def build(
     backbone: str = "resnet20", method: str = "man_dgl", k: int = 3, **keywords
 ) -> man_zoo.LocalModel:
     torch.manual_seed(0)
-    return man_zoo.localize(backbone, method, k, **(BACKBONES[backbone] | keywords))
+    return man_zoo.localize(backbone, method, k, **(BACKBONES.get(backbone, {}) | keywords))
 
 
 def batch(size: int = 32, channels: int = 3) -> tuple[Tensor, Tensor]:
@@ -91,6 +97,16 @@ def test_images_may_have_another_size() -> None:
         assert torch.isfinite(model.local_step(*batch(40)).losses).all()
 
 
+@pytest.mark.parametrize("method", ["man_infopro", "predsim"])
+def test_auxiliaries_that_are_built_for_one_size_say_so(method: str) -> None:
+    model = build(method=method).train()
+    sentence = f"^{method} is built for 32x32 images and got 48x48; .*img_size=.*set_input_size"
+    with pytest.raises(ValueError, match=sentence):
+        model.local_step(*batch(48))
+    model.set_input_size(48)
+    assert torch.isfinite(model.local_step(*batch(48)).losses).all()
+
+
 # Auxiliaries --------------------------------------------------------------------------------------
 
 
@@ -136,6 +152,15 @@ def test_without_auxiliaries_local_training_is_refused_in_a_sentence(call: str) 
         getattr(model, call)(*arguments)
 
 
+def test_distilled_training_is_refused_in_a_sentence() -> None:
+    model = build("deit_tiny_distilled_patch16_224", "dgl", k=2, **TINY_VIT).train()
+    model.set_distilled_training(True)
+    with pytest.raises(ValueError, match=r"^The head gives 2 .*set_distilled_training\(False\)"):
+        model.local_step(*batch())
+    model.set_distilled_training(False)
+    assert torch.isfinite(model.local_step(*batch()).losses).all()
+
+
 @pytest.mark.parametrize("method", ["dgl", "man_infopro", "predsim", "auglocal"])
 def test_every_auxiliary_is_an_early_exit(method: str) -> None:
     keywords = {"aux_depth": 1} if method == "auglocal" else {}
@@ -165,6 +190,13 @@ def test_reset_classifier_reaches_head_and_auxiliaries() -> None:
     }
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_new_auxiliaries_are_in_the_models_mode(training: bool) -> None:
+    model = build().train(training)
+    model.reset_classifier(7)
+    assert {module.training for module in model.auxiliaries.modules()} == {training}
+
+
 def test_reset_classifier_without_auxiliaries_builds_none() -> None:
     model = build(auxiliaries=False)
     model.reset_classifier(7)
@@ -176,6 +208,28 @@ def test_blocks_are_named_after_their_units() -> None:
     model = build(cuts="layer1.0 layer3.1")
     names = [model.block_name(j) for j in range(3)]
     assert names == ["stem to layer1.0", "layer1.1 to layer3.1", "layer3.2"]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "keywords", "options"),
+    [
+        (VIT, {"head": "wide"}, {}),
+        (VIT, {"head": "wide"}, {"patch_size": 8}),
+        ("vit_small_patch16_dinov3", TINY_VIT, {}),
+        ("swin_tiny_patch4_window7_224", TINY_SWIN | {"window_size": 4}, {"window_size": 4}),
+        ("resnet20", {"method": "man_infopro"}, {}),
+    ],
+)
+def test_set_input_size_reaches_the_auxiliaries(backbone, keywords, options) -> None:
+    method = keywords.pop("method", "man_dgl")
+    model = build(backbone, method, k=2, **keywords).train()
+    model.set_input_size((64, 96), **options)
+    assert model.input_size == (3, 64, 96)
+    images, target = torch.randn(2, 3, 64, 96), torch.arange(2)
+    assert torch.isfinite(model.local_step(images, target).losses).all()
+    assert {id(p) for b in model.blocks for p in b.parameters()} == {
+        id(p) for p in model.parameters()
+    }
 
 
 # timm's model interface ---------------------------------------------------------------------------
@@ -213,7 +267,7 @@ def test_an_unknown_attribute_is_an_attribute_error() -> None:
     assert not hasattr(build(), "no_such_thing")
 
 
-@pytest.mark.parametrize("backbone", ["resnet20", VIT])
+@pytest.mark.parametrize("backbone", ["resnet20", VIT, "cait_xxs24_224"])
 def test_timm_s_optimizer_decays_by_layer(backbone: str) -> None:
     model = build(backbone, auxiliaries=False)
     options = {"opt": "adamw", "lr": 1.0, "weight_decay": 0.1, "layer_decay": 0.5}
@@ -241,6 +295,39 @@ def test_a_blocks_optimizer_spares_the_same() -> None:
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     assert decay[id(block.units[0].pos_embed)] == 0
     assert len(decay) == len([p for p in block.parameters() if p.requires_grad])
+
+
+@pytest.mark.parametrize(
+    ("backbone", "method", "keywords"),
+    [
+        (BEIT, "man_dgl", TINY_VIT),
+        (BEIT, "manpp_dgl", TINY_VIT),
+        (BEIT, "auglocal", TINY_VIT | {"aux_depth": 1}),
+        (SWIN_V2, "man_dgl", TINY_SWIN | {"window_size": 4, "cuts": "layers.0.blocks.1"}),
+    ],
+)
+def test_copies_of_undecayed_parameters_are_undecayed(backbone, method, keywords) -> None:
+    model = build(backbone, method, k=2, **keywords)
+    for each in (model, copy.deepcopy(model)):
+        wanted = {
+            name: id(p)
+            for name, p in each.named_parameters()
+            if p.requires_grad and any(word in name for word in NEVER_DECAYED)
+        }
+        assert any(name.startswith("auxiliaries.") for name in wanted)
+        wanted = {id(p) for p in each.parameters() if p.ndim > 1} & set(wanted.values())
+        assert spared(each) == wanted
+        assert set().union(*map(spared, each.blocks)) == wanted
+
+
+NEVER_DECAYED = ("cls_token", "pos_embed", "relative_position_bias_table", "cpb_mlp", "logit_scale")
+
+
+def spared(module: torch.nn.Module) -> set[int]:
+    """The parameters of more than one dimension that timm's optimizer does not decay."""
+    groups = create_optimizer_v2(module, opt="adamw", lr=1.0, weight_decay=0.1).param_groups
+    without = [p for group in groups if not group["weight_decay"] for p in group["params"]]
+    return {id(p) for p in without if p.ndim > 1}
 
 
 # Copies and checkpoints ---------------------------------------------------------------------------
@@ -271,6 +358,72 @@ def test_saved_and_loaded_training_goes_on_alike() -> None:
     other.load_state_dict(saved["model"])
     other_optimizer.load_state_dict(saved["optimizer"])
     assert torch.equal(train(other, other_optimizer), losses)
+
+
+@pytest.mark.parametrize("backbone", ["resnet20", VIT])
+@pytest.mark.parametrize(
+    ("method", "keywords"),
+    [
+        *((base, {}) for base in ("dgl", "infopro", "predsim")),
+        ("dgl", {"head": "narrow"}),
+        ("dgl", {"head": "wide"}),
+        ("infopro", {"local_loss": "contrast"}),
+        ("auglocal", {"aux_depth": 1}),
+        ("man_dgl", {"form": "release"}),
+        ("man_dgl", {"form": "paper", "head": "wide"}),
+        ("manpp_predsim", {"learnable_units": 1}),
+    ],
+)
+def test_copies_of_a_model_and_pickled_blocks_hold_nothing_of_the_original(
+    backbone: str, method: str, keywords: dict
+) -> None:
+    model = build(backbone, method, **keywords).train()
+    images, target = batch()
+    losses = copy.deepcopy(model).local_step(images, target).losses
+    twin = copy.deepcopy(model)
+    blocks = [pickle.loads(pickle.dumps(block)) for block in model.blocks]
+    restored, features = model.restore(images), images
+    original = [weakref.ref(model.backbone), *map(weakref.ref, model.blocks)]
+    # Stem and head are stretches of the backbone's own code; blocks between them stand alone.
+    assert all(map(stands_alone, model.blocks[1:-1]))
+    del model
+    gc.collect()
+    assert all(ref() is None for ref in original)
+    assert torch.equal(twin.local_step(images, target).losses, losses)
+    for j, block in enumerate(blocks):
+        features, loss, _ = block(features, target, restored)
+        torch.testing.assert_close(loss, losses[j])
+
+
+def stands_alone(block: torch.nn.Module) -> bool:
+    """Whether no other parameters than its own are pickled with it."""
+    found = set()
+
+    class Pickler(pickle.Pickler):
+        def reducer_override(self, thing: object) -> object:
+            if isinstance(thing, torch.nn.Parameter):
+                found.add(id(thing))
+            return NotImplemented
+
+    Pickler(io.BytesIO()).dump(block)
+    return found == {id(p) for p in block.parameters()}
+
+
+def test_a_criterion_with_weights_is_saved_once_and_moves_along(tmp_path) -> None:
+    weights = torch.linspace(0.5, 2, 10)
+    model = build(method="man_infopro", criterion=torch.nn.CrossEntropyLoss(weights)).train()
+    same = build(method="man_infopro", criterion=torch.nn.CrossEntropyLoss()).train()
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    for j, block in enumerate(model.blocks):
+        save_file(block.state_dict(), tmp_path / f"block{j}.safetensors")
+    saved = load_file(tmp_path / "model.safetensors")
+    assert {name for name in saved if "criterion" in name} == {"criterion.weight"}
+    model.load_state_dict(saved)
+    images, target = batch()
+    twin = copy.deepcopy(model).double()
+    losses = twin.local_step(images.double(), target).losses
+    torch.testing.assert_close(losses.float(), model.local_step(images, target).losses)
+    assert not torch.equal(losses.float(), same.local_step(images, target).losses)
 
 
 def test_timm_s_model_ema_follows() -> None:

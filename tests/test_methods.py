@@ -334,6 +334,16 @@ def test_a_shallow_auglocal_head_normalises_its_features() -> None:
     assert [type(layer) for layer in deep.classifier] == [nn.Linear]
 
 
+def test_an_auglocal_head_behind_a_copy_of_all_that_follows_has_no_units() -> None:
+    cuts = "layer1.1 layer2.0 layer3.0"
+    model = resnet("man_auglocal", k=4, cuts=cuts, aux_depth=1, momentum_units=2)
+    last = model.auxiliaries[-1]
+    assert [*model.links[-1].source] == [*model.backbone.layer3[1:]]
+    assert len(last.head.features) == 0
+    assert last.head.classifier[-1].in_features == 64
+    assert torch.isfinite(model.local_step(*batch()).losses).all()
+
+
 def test_auglocal_shares_no_weight_with_the_network() -> None:
     model = resnet("auglocal", k=10)
     own = {id(p) for p in model.backbone.parameters()}

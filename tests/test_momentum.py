@@ -1,5 +1,6 @@
 """MAN's momentum unit: its two forms, MAN++, the EMA and its order, the ablations."""
 
+import copy
 import re
 
 import pytest
@@ -189,6 +190,71 @@ def test_in_the_paper_form_copy_and_bias_learn_from_the_local_loss() -> None:
     momentum = model.auxiliaries[0].momentum
     assert all(p.grad is not None for p in momentum.parameters())
     assert momentum.bias.grad.any()
+
+
+# Half precision -----------------------------------------------------------------------------------
+
+HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+
+
+@HALF
+@pytest.mark.parametrize("form", ["release", "paper"])
+def test_the_copy_follows_a_source_in_half_precision(form: str, dtype: torch.dtype) -> None:
+    link = resnet(form=form).to(dtype).links[0]
+    shake(link.source)
+    copies, sources = values(link.target.ema), values(link.source)
+    for _ in range(200):
+        link.update()
+    m = 0.995**200
+    wanted = [m * a.float() + (1 - m) * b.float() for a, b in zip(copies, sources, strict=True)]
+    assert_same(values(link.target.ema), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["release", "paper"])
+@pytest.mark.parametrize("made", [True, False])
+def test_a_model_trains_in_half_precision(made: bool, form: str) -> None:
+    keywords = {"dtype": torch.bfloat16} if made else {}
+    model = resnet(form=form, **keywords).to(torch.bfloat16)
+    unit = model.auxiliaries[0].momentum
+    assert {p.dtype for p in unit.ema.parameters()} == {torch.float32}
+    assert {p.dtype for p in model.backbone.parameters()} == {torch.bfloat16}
+    assert unit(torch.randn(2, 16, 32, 32).bfloat16()).dtype == torch.bfloat16
+    optimizers = [torch.optim.SGD(block.parameters(), lr=0.1) for block in model.blocks]
+    before = values(unit.ema)
+    images, target = batch()
+    for _ in range(2):
+        out = model.local_step(images.bfloat16(), target, step=lambda j: optimizers[j].step())
+    assert out.losses.isfinite().all()
+    assert not any(torch.equal(a, b) for a, b in zip(before, values(unit.ema), strict=True))
+
+
+def test_a_copy_in_half_precision_computes_what_the_source_does() -> None:
+    for model in (resnet(cuts="layer1.2 layer2.2 layer3.1"), vit("man_dgl")):
+        model.to(torch.bfloat16).eval()
+        h = torch.randn(2, 16, 32, 32) if len(model.blocks) == 4 else torch.randn(2, 5, 24)
+        link = model.links[0]
+        ours, theirs = link.target.ema(h.bfloat16()), link.source(h.bfloat16())
+        torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05)
+
+
+def test_training_in_half_precision_resumes_exactly() -> None:
+    def train(model: man_zoo.LocalModel) -> Tensor:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        torch.manual_seed(1)
+        for _ in range(2):
+            losses = model.local_step(batch()[0].bfloat16(), batch()[1]).losses
+            optimizer.step()
+            optimizer.zero_grad()
+        return losses
+
+    model = resnet().to(torch.bfloat16)
+    train(model)
+    other = resnet().to(torch.bfloat16)
+    other.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()})
+    twin = copy.deepcopy(model)
+    losses = train(model)
+    assert torch.equal(train(other), losses)
+    assert torch.equal(train(twin), losses)
 
 
 # Ablations ----------------------------------------------------------------------------------------

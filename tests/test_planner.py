@@ -66,7 +66,7 @@ def test_the_predicted_cost_is_that_of_a_real_step(backbone, method, k, recomput
         img_size=SIZES[backbone],
     )  # fmt: skip
     cost = metered(model)
-    assert plan.cost.peak == pytest.approx(cost.peak_bytes, rel=0.03)
+    assert plan.cost.peak == pytest.approx(cost.peak_bytes, rel=0.003)
     assert plan.cost.total == pytest.approx(cost.flops, rel=1e-6)
 
 
@@ -128,6 +128,21 @@ def test_balanced_cuts_are_the_best_of_all():
     ]
     assert best.cost.peak <= 1.002 * min(every)
     assert best.cost.peak < plans.cuts(3, "even").cost.peak
+
+
+@pytest.mark.parametrize(
+    ("method", "keywords"),
+    [
+        ("man_dgl", {"momentum_units": 8}),
+        ("auglocal", {"aux_depth": 7}),
+        ("man_auglocal", {"aux_depth": 7, "momentum_units": 8}),
+        ("man_auglocal", {"aux_depth": 1, "momentum_units": 8}),
+    ],
+)
+def test_a_last_block_of_just_the_units_that_it_needs_is_found(method, keywords):
+    plan = planner("resnet18", method, **keywords).balanced(2)  # the stem, and eight units
+    assert plan.split.cuts == (0,)
+    man_zoo.localize("resnet18", method, 2, cuts=plan.spec.cuts, img_size=64, **keywords)
 
 
 def test_a_budget_is_kept_and_costs_less_the_larger_it_is():

@@ -19,10 +19,11 @@ def test_same_values_and_gradients_as_torch(height, width, size, layout):
     ours, torchs = (x.clone(memory_format=layout).requires_grad_() for _ in range(2))
     grad = torch.randn(2, 3, size, size, dtype=torch.float64)
     pooled, expected = average_pool(ours, size), F.adaptive_avg_pool2d(torchs, size)
-    torch.testing.assert_close(pooled, expected, rtol=0, atol=1e-15)
+    # Not to the last digit: torch's order of adding up hangs on the processor.
+    torch.testing.assert_close(pooled, expected, rtol=0, atol=1e-12)
     pooled.backward(grad)
     expected.backward(grad)
-    torch.testing.assert_close(ours.grad, torchs.grad, rtol=0, atol=1e-15)
+    torch.testing.assert_close(ours.grad, torchs.grad, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -3,18 +3,21 @@
 The last test runs the others with the other major version of huggingface-hub.
 """
 
+import io
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
-from loopback_hub import TOKEN, LoopbackHub, git, loopback_hub
+from loopback_hub import TOKEN, USER, LoopbackHub, git, loopback_hub
 from recipe import ROOT, environment
 
 from man_zoo import weights
@@ -102,18 +105,36 @@ def test_a_repository_that_is_there_needs_update(hub, here, folder, capsys) -> N
     assert weights.read_index() != first
 
 
-def test_a_branch_and_a_pull_request_leave_main_alone(hub, folder, capsys) -> None:
+def test_a_branch_leaves_main_alone(hub, folder) -> None:
     assert push(folder) == 0
     published = hub.folder("me/digits")
     main = git(published, "rev-parse", "main")
     (folder / "model.safetensors").write_bytes(b"on a branch")
     assert push(folder, "--revision", "v2") == 0
     assert weights.read_index()[TITLE].revision == git(published, "rev-parse", "v2") != main
-    (folder / "model.safetensors").write_bytes(b"as a proposal")
-    assert push(folder, "--create-pr") == 0
-    assert f"{hub.endpoint}/me/digits/discussions/1" in capsys.readouterr().out
-    assert weights.read_index()[TITLE].revision == git(published, "rev-parse", "pr/1")
     assert git(published, "rev-parse", "main") == main
+
+
+def test_a_proposal_is_not_in_the_index_until_it_is_merged(hub, here, folder, capsys) -> None:
+    assert push(folder) == 0
+    published, before = hub.folder("me/digits"), weights.read_index()
+    main, card = git(published, "rev-parse", "main"), (here / TITLE / "README.md").read_text()
+    (folder / "model.safetensors").write_bytes(b"as a proposal")
+    capsys.readouterr()
+    assert push(folder, "--create-pr") == 0
+    said = capsys.readouterr().out
+    assert f"{hub.endpoint}/me/digits/discussions/1" in said
+    assert "not in the index until it is merged" in said
+    assert f"man-zoo push {folder} --repo me/digits --update" in said
+    assert git(published, "rev-parse", "main") == main
+    assert weights.read_index() == before
+    assert (here / TITLE / "README.md").read_text() == card
+
+    git(published, "merge", "--quiet", "pr/1")
+    assert push(folder, "--update") == 0
+    merged = git(published, "rev-parse", "pr/1")
+    assert weights.read_index()[TITLE].revision == merged == git(published, "rev-parse", "main")
+    assert weights.read_index()[TITLE].sha256 == weights.sha256(folder / "model.safetensors")
 
 
 FAULTS = {
@@ -155,6 +176,56 @@ def test_a_fault_leaves_what_was_published_before(fault, hub, folder) -> None:
     assert weights.read_index() == before
 
 
+def test_an_interrupted_push_publishes_nothing(hub, here, folder, capsys) -> None:
+    hub.faults["/lfs/"] = "Ctrl-C"
+    assert push(folder) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "man-zoo push: interrupted."
+    assert not hub.folder("me/digits").exists()
+    assert not here.exists()
+
+
+def test_an_index_that_cannot_be_written_is_no_reason_to_publish_twice(
+    hub, here, folder, capsys
+) -> None:
+    here.parent.mkdir(exist_ok=True)
+    here.touch()  # a file in place of the folder
+    assert push(folder) == 1
+    said = capsys.readouterr().err
+    assert f"{here}" in said
+    assert f"published as {hub.endpoint}/me/digits/commit/" in said
+    here.unlink()
+    assert push(folder, "--update") == 0
+    assert git(hub.folder("me/digits"), "rev-list", "--count", "main") == "2"
+    assert TITLE in weights.read_index()
+
+
+@pytest.fixture
+def log() -> Iterator[io.StringIO]:
+    """What huggingface_hub logs."""
+    handler = logging.StreamHandler(io.StringIO())
+    logging.getLogger("huggingface_hub").addHandler(handler)
+    yield handler.stream
+    logging.getLogger("huggingface_hub").removeHandler(handler)
+
+
+@pytest.mark.parametrize("fault", [500, "cut"])
+@pytest.mark.parametrize("part", ["create", "/lfs/", "commit"])
+def test_credentials_in_the_endpoint_are_not_printed(
+    part, fault, hub, folder, log, capfd, monkeypatch
+) -> None:
+    endpoint = hub.endpoint.replace("://", f"://{USER}@")
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(LoopbackHub, "endpoint", endpoint)  # also where it sends uploads to
+    assert push(folder, "--dry-run") == 0
+    hub.faults[part] = fault
+    assert push(folder) == 1
+    hub.faults.clear()
+    assert push(folder) == 0
+    printed = capfd.readouterr()
+    assert ("thrown while requesting" in log.getvalue()) == (part == "/lfs/")
+    assert "secret" not in printed.out + printed.err + log.getvalue()
+
+
 def test_an_empty_repository_that_cannot_be_deleted_is_named(hub, folder, capsys) -> None:
     hub.faults |= {"commit": 500, "delete": 403}
     assert push(folder) == 1
@@ -191,7 +262,57 @@ def bad_card(hub: LoopbackHub, folder: Path, monkeypatch) -> str:
     return "The Hub refuses the push: Invalid metadata in README.md. - no license"
 
 
-MISTAKES = (no_token, wrong_token, no_network, no_export, foreign_export, bad_card)
+def no_folder(hub: LoopbackHub, folder: Path, monkeypatch) -> str:
+    shutil.rmtree(folder)
+    folder.touch()
+    return "export has no model.safetensors; expected a folder of `man-zoo export`."
+
+
+def no_json(hub: LoopbackHub, folder: Path, monkeypatch) -> str:
+    (folder / "config.json").write_bytes(b"\xff{")
+    return "config.json is not man_zoo's; expected a folder of `man-zoo export`."
+
+
+def half_a_config(hub: LoopbackHub, folder: Path, monkeypatch) -> str:
+    (folder / "config.json").write_text('{"man_zoo": {"name": "resnet20_man_dgl_k4"}}')
+    return "config.json is not man_zoo's; expected a folder of `man-zoo export`."
+
+
+def no_text(hub: LoopbackHub, folder: Path, monkeypatch) -> str:
+    (folder / "README.md").write_bytes(b"\xff")
+    return "README.md is no text; expected a folder of `man-zoo export`."
+
+
+def broken_index(hub: LoopbackHub, folder: Path, monkeypatch) -> str:
+    index = weights.HUB = folder.parent / "broken"
+    index.mkdir()
+    (index / "index.json").write_text("[{]")
+    return "broken/index.json is no index of weights"
+
+
+def linked_weights(hub: LoopbackHub, folder: Path, monkeypatch) -> str:
+    return link(folder, "model.safetensors")
+
+
+def linked_card(hub: LoopbackHub, folder: Path, monkeypatch) -> str:
+    return link(folder, "README.md")
+
+
+def linked_config(hub: LoopbackHub, folder: Path, monkeypatch) -> str:
+    return link(folder, "config.json")
+
+
+def link(folder: Path, name: str) -> str:
+    elsewhere = folder.parent / "id_rsa"
+    shutil.move(folder / name, elsewhere)
+    (folder / name).symlink_to(elsewhere)
+    return f"{folder / name} is a link to {elsewhere}; expected the file itself"
+
+
+MISTAKES = (
+    *(no_token, wrong_token, no_network, no_folder, no_export, foreign_export, no_json),
+    *(half_a_config, bad_card, no_text, broken_index, linked_weights, linked_card, linked_config),
+)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -200,7 +321,7 @@ def test_a_mistake_is_one_sentence(mistake, hub, here, folder, capsys, monkeypat
     assert push(folder) == 1
     error = capsys.readouterr().err
     assert sentence in error
-    assert "Traceback" not in error
+    assert error.splitlines()[-1].startswith("man-zoo push: ")
     assert not hub.folder("me/digits").exists()
     assert not here.exists()
 

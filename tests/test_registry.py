@@ -11,7 +11,7 @@ import torch
 import man_zoo
 from man_zoo.registry import ZOO
 from man_zoo.spec import is_zoo_name, list_methods, parse_name
-from man_zoo.split import PUBLISHED_CUTS, choose_cuts
+from man_zoo.split import PUBLISHED_CUTS, block_ranges, choose_cuts
 
 VIT = "vit_tiny_patch16_224_man_dgl_k2"
 SMALL = ("resnet20", "resnet32")
@@ -137,6 +137,13 @@ def test_cuts_are_given_by_name(cuts) -> None:
     assert model.cuts == (1, 5)
 
 
+@pytest.mark.parametrize(
+    ("cuts", "blocks"), [((), ["abcdef"]), ((1, 4), ["ab", "cde", "f"]), ((0,), ["a", "bcdef"])]
+)
+def test_blocks_run_from_cut_to_cut(cuts: tuple[int, ...], blocks: list[str]) -> None:
+    assert ["".join("abcdef"[i] for i in block) for block in block_ranges(cuts, 6)] == blocks
+
+
 # timm's keywords ----------------------------------------------------------------------------------
 
 
@@ -155,6 +162,14 @@ def test_a_vit_takes_an_image_size(img_size) -> None:
     model = timm.create_model(VIT, img_size=img_size, depth=2, embed_dim=24, num_heads=2)
     images = torch.randn(2, 3, 64, 64 if img_size == 64 else 32)
     assert torch.isfinite(model.local_step(images, torch.arange(2)).losses).all()
+
+
+def test_the_model_says_what_size_its_images_have() -> None:
+    # timm builds vitamin_xlarge_336 with the data settings of vitamin_xlarge_256.
+    with torch.device("meta"):
+        model = man_zoo.localize("vitamin_xlarge_336", "dgl", 2)
+        assert timm.data.resolve_model_data_config(model)["input_size"] == (3, 336, 336)
+        assert model(torch.empty(1, 3, 336, 336)).shape == (1, model.num_classes)
 
 
 def test_features_only_is_the_backbones() -> None:

@@ -29,8 +29,9 @@ class AugLocalHead(Head):
         depth = _depth(site, aux_depth, pyramid_coeff)
         widths = _spread_widths(site, depth)
         self.features = nn.Sequential(*_units(site, widths))
-        norm = [site.norm1d(widths[-1])] if depth <= 1 else []
-        self.classifier = nn.Sequential(*norm, nn.Linear(widths[-1], site.num_classes))
+        channels = widths[-1] if widths else site.channels
+        norm = [site.norm1d(channels)] if depth <= 1 else []
+        self.classifier = nn.Sequential(*norm, nn.Linear(channels, site.num_classes))
         self.to_vector = site.layout.to_vector
 
     def classify(self, features: Tensor) -> Tensor:
@@ -47,18 +48,20 @@ def final_cuts(
 def _depth(site: Site, aux_depth: int, coeff: float) -> int:
     fallen = site.index * coeff / max(site.count - 1, 1)
     depth = max(1, round(aux_depth * (1 - fallen) + fallen))
+    # All that are left: none where MAN has copied every unit that follows.
     return min(depth, len(site.units) - 1 - site.position)
 
 
 def _spread_widths(site: Site, depth: int) -> list[int]:
     last = len(site.widths) - 1
-    step = (last - site.position) / depth
-    return [site.widths[round(site.position + step * i)] for i in range(1, depth + 1)]
+    positions = (site.position + (last - site.position) / depth * i for i in range(1, depth + 1))
+    return [site.widths[round(position)] for position in positions]
 
 
 def _units(site: Site, widths: list[int]) -> list[nn.Module]:
     """New units of these widths: stride 2 where the width doubles, twice where it quadruples."""
-    build, template = site.units.build, site.units.modules[site.position + 1]
+    build = site.units.build
+    template = site.units.modules[min(site.position + 1, len(site.units) - 1)]
     if build is None:
         raise cannot_build(template)
     units, channels, halve_again = [], site.channels, False

@@ -30,6 +30,11 @@ class Auxiliary(nn.Module):
         return self.head.needs_image
 
     @property
+    def any_size(self) -> bool:
+        """Whether the head takes images of other sizes than the one it is built for."""
+        return self.head.any_size
+
+    @property
     def classifies(self) -> bool:
         """Whether the head gives class logits."""
         return self.head.classifies

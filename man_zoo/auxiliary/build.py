@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..families import Units, init_convolutions, unit_shapes
 from ..spec import LocalSpec
+from ..split import block_ranges
 from . import METHODS
 from .auxiliary import Auxiliary
 from .momentum import MomentumUnit, first_units
@@ -41,8 +42,8 @@ def build_auxiliaries(
     """
     shapes = unit_shapes(backbone, input_size)
     if spec.momentum is not None:
-        for j in range(len(cuts)):
-            next_units(units, cuts, j, spec.momentum.momentum_units)
+        for block in block_ranges(cuts, len(units))[1:]:
+            first_units(units, block, spec.momentum.momentum_units)
     return [
         build_auxiliary(
             units,
@@ -108,12 +109,6 @@ def build_auxiliary(
     head = METHODS[spec.base](site, **spec.head_settings)
     init_convolutions(head)
     return Auxiliary(head, momentum, recompute)
-
-
-def next_units(units: Units, cuts: tuple[int, ...], j: int, count: int) -> nn.Sequential:
-    """The first ``count`` units of the block after block ``j``: what MAN copies into block j."""
-    end = cuts[j + 1] if j + 1 < len(cuts) else len(units) - 1
-    return first_units(units, cuts[j], count, end)
 
 
 def _channels(shape: torch.Size, units: Units) -> int:

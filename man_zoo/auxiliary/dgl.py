@@ -6,9 +6,11 @@ wide head is the one in the release of MAN++ (arXiv 2507.16279).
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor, nn
 
+from ..layout import Layout
 from ..messages import unknown
 from ..pool import average_pool
 from .head import Head
@@ -21,7 +23,8 @@ class DGLHead(Head):
     Args:
         site: Where the head stands.
         head: ``"narrow"`` (MLP-SR, as in the DGL paper), ``"wide"`` (as in the MAN++ release) or
-            ``"token"`` (LayerNorm and linear on the class token, as MAN++ uses on ViT).
+            ``"token"`` (LayerNorm and linear on the class token, as MAN++ uses on ViT; where the
+            backbone pools otherwise, on that).
         width: Channels of the wide head.
     """
 
@@ -65,10 +68,11 @@ def _wide(site: Site, width: int) -> Layers:
         inputs = features
     layers += [nn.Linear(features, site.num_classes)]
 
-    def view(x: Tensor) -> Tensor:
-        return average_pool(site.layout.to_map(x), 8)
+    return partial(_pooled_map, site.layout), nn.Sequential(*layers)
 
-    return view, nn.Sequential(*layers)
+
+def _pooled_map(layout: Layout, x: Tensor) -> Tensor:
+    return average_pool(layout.to_map(x), 8)
 
 
 class GlobalPool(nn.Module):

@@ -1,5 +1,6 @@
 """What every base method's head has in common."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -21,12 +22,19 @@ class Head(nn.Module):
     needs_image: ClassVar[bool] = False
     """Whether the loss looks at the un-normalised image."""
 
+    any_size: ClassVar[bool] = True
+    """Whether it takes images of other sizes than the one it is built for."""
+
     classifies: bool = True
     """Whether the head gives class logits."""
 
+    criterion: Callable[[Tensor, Tensor], Tensor]
+    """The classification loss."""
+
     def __init__(self, site: Site) -> None:
         super().__init__()
-        self.criterion = site.criterion
+        # Hidden from nn.Module: the block owns it, and a checkpoint holds its weights once.
+        object.__setattr__(self, "criterion", site.criterion)
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits ``(B, classes)``; only called where the head ``classifies``.

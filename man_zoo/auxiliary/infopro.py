@@ -32,6 +32,7 @@ class InfoProHead(Head):
     """
 
     needs_image = True
+    any_size = False
 
     def __init__(
         self,
@@ -50,7 +51,6 @@ class InfoProHead(Head):
         self.lambda1 = _at_site(lambda1, site)
         self.lambda2 = _at_site(lambda2, site)
         self.classifies = local_loss != "contrast"
-        self.task_loss = self.criterion if self.classifies else supervised_contrast
         self.to_map = site.layout.to_map
         self.image_size = site.image_size
         small = max(site.image_size) <= SMALL_IMAGE
@@ -80,7 +80,8 @@ class InfoProHead(Head):
         # With logits: the same value as sigmoid and then cross-entropy, and safe under autocast.
         reconstruction = F.binary_cross_entropy_with_logits(decoded, image)
         outputs = self.classifier(x)
-        loss = self.lambda1 * reconstruction + self.lambda2 * self.task_loss(outputs, target)
+        task_loss = self.criterion if self.classifies else supervised_contrast
+        loss = self.lambda1 * reconstruction + self.lambda2 * task_loss(outputs, target)
         return loss, outputs if self.classifies else None
 
 

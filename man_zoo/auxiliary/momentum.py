@@ -7,7 +7,6 @@ cut. MAN++ (arXiv 2507.16279) weighs the two branches by a learnable scale.
 """
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from ..families import Units, cannot_build
 from ..layout import Layout
 from ..messages import unknown
 from ..recompute import run
+from .running_copy import RunningCopy
 
 FORMS = ("release", "paper")
 
@@ -98,13 +98,13 @@ class MomentumUnit(nn.Module):
         self.scale: nn.Parameter | None = None
         if settings.form == "release":
             if settings.ema:
-                self.ema = copy.deepcopy(source).requires_grad_(False)
+                self.ema = RunningCopy(source).requires_grad_(False)
             if settings.bias:
                 self.bias = _fresh(source, units)
             if settings.scale:
                 self.scale = nn.Parameter(torch.ones(()))
         else:
-            self.ema = copy.deepcopy(source) if settings.ema else _fresh(source, units)
+            self.ema = RunningCopy(source) if settings.ema else _fresh(source, units)
             if settings.bias:
                 self.bias = nn.Parameter(torch.zeros(channels))
         learnable = (
@@ -160,27 +160,20 @@ class MomentumLink:
         self.source = source
         self.target = target
 
-    @torch.no_grad()
     def update(self) -> None:
-        """``copy <- m * copy + (1 - m) * source``, parameters only (MAN, equation 6).
-
-        Buffers stay: the copy's BatchNorm statistics come from its own forward passes.
-        """
-        copies: list[Tensor] = list(self.target.ema.parameters())
-        sources: list[Tensor] = list(self.source.parameters())
-        torch._foreach_lerp_(copies, sources, 1 - self.target.momentum)
+        """``copy <- m * copy + (1 - m) * source`` (MAN, equation 6)."""
+        self.target.ema.follow(self.source, self.target.momentum)
 
 
-def first_units(units: Units, after: int, count: int, end: int) -> nn.Sequential:
-    """The first ``count`` units of the block that follows unit ``after`` and ends with ``end``.
+def first_units(units: Units, block: range, count: int) -> nn.Sequential:
+    """The first ``count`` units of a block.
 
     Raises:
-        ValueError: If that block has fewer units.
+        ValueError: If it has fewer.
     """
-    if after + count > end:
+    if count > len(block):
         raise ValueError(
-            f"momentum_units={count}, but the block after {units.names[after]} has {end - after} "
-            f"unit(s); use momentum_units={end - after} or fewer blocks."
+            f"momentum_units={count}, but the block after {units.names[block.start - 1]} has "
+            f"{len(block)} unit(s); use momentum_units={len(block)} or fewer blocks."
         )
-    modules: Sequence[nn.Module] = units.modules[after + 1 : after + 1 + count]
-    return nn.Sequential(*modules)
+    return nn.Sequential(*(units.modules[i] for i in block[:count]))

@@ -24,6 +24,8 @@ class PredSimHead(Head):
         pred_weight: Weight of the cross-entropy.
     """
 
+    any_size = False
+
     def __init__(self, site: Site, *, sim_weight: float = 0.99, pred_weight: float = 0.01) -> None:
         super().__init__(site)
         self.sim_weight = sim_weight

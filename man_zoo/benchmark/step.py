@@ -21,11 +21,11 @@ def build(candidate: Candidate, args: Namespace, device: torch.device) -> LocalM
     """The model, in training mode.
 
     Raises:
-        UserError: For an unknown backbone or keyword, an impossible K.
+        UserError: For an unknown backbone or keyword, an impossible K or image size.
     """
     spec, keywords = candidate.spec, candidate.keywords
-    # TypeError is how timm answers a keyword that it does not know.
-    with user_errors(ValueError, TypeError, about=candidate.name):
+    # TypeError is how timm answers a keyword that it does not know, RuntimeError an image size.
+    with user_errors(ValueError, TypeError, RuntimeError, about=candidate.name):
         model = localize(spec.backbone, spec.method, spec.k, img_size=args.img_size, **keywords)
     if candidate.checkpointed:
         model.set_grad_checkpointing()

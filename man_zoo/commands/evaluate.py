@@ -77,13 +77,15 @@ def evaluate_weights(args: Namespace) -> dict[str, Any]:
         model = _load(args)
         _preprocess_as_trained(args, model)
         args.validation_batch_size = args.validation_batch_size or args.batch_size
-        args.batch_size = 1  # the training loader is not used, and not to complain of few images
+        # The training loader is not used, and not to complain of few or small images.
+        args.batch_size, args.no_aug = 1, True
         _, loader, data = create_loaders(args, accelerator)
         if data.num_classes > model.num_classes:
             raise ValueError(
                 f"{args.model} knows {model.num_classes} classes, but {data.name} has "
                 f"{data.num_classes}; expected data of {model.num_classes} classes."
             )
+        _check_size(model, data)
     model = model.eval().to(accelerator.device, memory_format=torch.channels_last)
     forward = model.forward_exits if args.exits else lambda images: [model(images)]
     predictions: list[Tensor] = []
@@ -107,6 +109,13 @@ def evaluate_weights(args: Namespace) -> dict[str, Any]:
     result["report"] = _per_class(torch.cat(targets), torch.cat(predictions), data)
     print(_render(args, result, data, model))
     return result
+
+
+@torch.no_grad()
+def _check_size(model: nn.Module, data: LoaderInfo) -> None:
+    size = "{} x {}".format(*data.input_size[1:])
+    with user_errors(AssertionError, RuntimeError, about=f"The model takes no images of {size}"):
+        model.eval()(torch.zeros(1, *data.input_size))
 
 
 def _is_run(model: str) -> bool:

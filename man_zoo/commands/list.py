@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import timm
 
 from ..console import Parser, exit_status
-from ..registry import index
 from ..spec import is_zoo_name
+from ..weights import read_index
 
 
 def build_parser(program: str | None = None) -> ArgumentParser:
@@ -21,7 +21,12 @@ def build_parser(program: str | None = None) -> ArgumentParser:
 
 
 def run(args: Namespace) -> None:
-    """Print names, one a line."""
+    """Print names, one a line.
+
+    Raises:
+        UserError: If the index of weights cannot be read.
+    """
+    index = read_index() if args.pretrained else {}
     for name in timm.list_models(args.filter, pretrained=args.pretrained):
         if args.pretrained and name in index:
             weights = index[name]

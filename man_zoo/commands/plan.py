@@ -89,7 +89,8 @@ def create_planner(args: Namespace, progress: Callable[[], object]) -> tuple[Pla
     if args.img_size:
         size = list(to_2tuple(args.img_size))
         keywords = {"img_size": args.img_size} if cfg.fixed_input_size else {}
-    with torch.device("meta"):
+    about = f"--img-size {args.img_size}"
+    with torch.device("meta"), user_errors(AssertionError, RuntimeError, about=about):
         model = timm.create_model(backbone, **keywords)
     setting = Setting(args.batch_size, args.opt, args.precision)
     name = timm.models.get_arch_name(backbone)

@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..console import Parser, UserError, exit_status
+from ..console import Parser, UserError, exit_status, without_credentials
 from ..hub.push import plan_push, push
 
 
@@ -46,8 +46,12 @@ def run(args: Namespace) -> None:
         revision=args.revision,
         create_pr=args.create_pr,
     )
-    print(commit.pr_url or commit.commit_url)
-    print(f"in the index as {weights.title}; commit {weights.folder.parent}")
+    print(without_credentials(commit.pr_url or commit.commit_url))
+    if weights is None:
+        print("a proposal, so it is not in the index until it is merged; put it there then with\n"
+              f"man-zoo push {args.folder} --repo {args.repo} --update")  # fmt: skip
+    else:
+        print(f"in the index as {weights.title}; commit {weights.folder.parent}")
 
 
 def main(argv: Sequence[str] | None = None, program: str = "man-zoo push") -> int:

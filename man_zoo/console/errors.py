@@ -2,11 +2,12 @@
 
 import errno
 import os
-import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+
+from .credentials import without_credentials
 
 # What a disk or its owner refuses, even of a stream that has no name.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -22,11 +23,6 @@ class UserError(Exception):
 
     def __init__(self, sentence: str) -> None:
         super().__init__(without_credentials(sentence))
-
-
-def without_credentials(text: str) -> str:
-    """A text whose addresses have no ``user:secret@``, as ``HF_ENDPOINT`` may have."""
-    return re.sub(r"(?<=://)[^/\s]*@", "", text)
 
 
 @contextmanager

@@ -26,7 +26,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
         raise
     except SafetensorError as error:
         number = re.search(r"\(os error (\d+)\)", str(error))

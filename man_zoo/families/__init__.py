@@ -118,13 +118,22 @@ def unit_shapes(backbone: nn.Module, input_size: tuple[int, int, int]) -> list[t
     Args:
         backbone: A timm model of a known family.
         input_size: ``(channels, height, width)`` of the image, in pixels.
+
+    Raises:
+        ValueError: If the backbone takes no images of that size.
     """
     # On a copy without data, because a forward pass in training mode updates BatchNorm buffers.
     shadow = list_units(copy.deepcopy(backbone).to("meta").eval())
     x = torch.empty(1, *input_size, device="meta")
     shapes = []
-    with torch.no_grad():
-        for unit in shadow.modules:
-            x = unit(x)
-            shapes.append(x.shape)
+    try:
+        with torch.no_grad():
+            for unit in shadow.modules:
+                x = unit(x)
+                shapes.append(x.shape)
+    except (AssertionError, RuntimeError) as error:  # timm's and torch's words for it
+        height, width = input_size[1:]
+        raise ValueError(
+            f"{type(backbone).__name__} takes no images of {height} x {width} pixels: {error}."
+        ) from error
     return shapes

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import Format
+from timm.layers import Format, PatchDropout
 from timm.models import named_apply
 from timm.models.beit import Beit
 from timm.models.cait import Cait, LayerScaleBlock
@@ -116,17 +116,18 @@ class RotaryBlock(nn.Module):
     Args:
         block: ``block(x, rope=...)``.
         rope: The embedding, which has no parameters.
-        grid: Rows and columns of patch tokens.
+        layout: Of the tokens.
     """
 
-    def __init__(self, block: nn.Module, rope: Any, grid: tuple[int, int]) -> None:
+    def __init__(self, block: nn.Module, rope: Any, layout: Layout) -> None:
         super().__init__()
         self.block = block
         self.rope = rope
-        self.grid = grid
+        self.layout = layout
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.block(x, rope=self.rope.get_embed(shape=self.grid))
+        grid = self.layout.grid_of(x.shape[1] - self.layout.prefix_tokens)
+        return self.block(x, rope=self.rope.get_embed(shape=grid))
 
 
 def eva_units(backbone: Eva) -> Units:
@@ -140,7 +141,7 @@ def eva_units(backbone: Eva) -> Units:
         raise _shared(backbone, "rope_shift_coords, rope_jitter_coords or rope_rescale_coords")
     if backbone.patch_drop is not None:
         raise _shared(backbone, "patch_drop_rate")
-    rotary = (RotaryBlock(block, backbone.rope, units.layout.grid) for block in units.modules[1:])
+    rotary = (RotaryBlock(block, backbone.rope, units.layout) for block in units.modules[1:])
     return replace(units, modules=(units.modules[0], *rotary))
 
 
@@ -158,8 +159,21 @@ def _token_units(backbone: Any, stem: Any, init: Any = _draw_vit) -> Units:
         children(backbone, "blocks"),
         head_part(backbone, *present(_HEAD), after=("norm",)),
         init=init,
-        layout=Layout(Format.NLC, backbone.patch_embed.grid_size, backbone.num_prefix_tokens),
+        layout=_token_layout(backbone),
         build=build_copy,
+    )
+
+
+def _token_layout(backbone: Any) -> Layout:
+    # Attention pooling has weights, which blocks cannot share; nearest to it is the mean.
+    pool = backbone.global_pool if backbone.global_pool in ("token", "max", "avgmax") else "avg"
+    drops_patches = isinstance(getattr(backbone, "patch_drop", None), PatchDropout)
+    return Layout(
+        Format.NLC,
+        backbone.patch_embed.grid_size,
+        backbone.num_prefix_tokens,
+        pool,
+        dynamic=getattr(backbone, "dynamic_img_size", False) and not drops_patches,
     )
 
 

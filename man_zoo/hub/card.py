@@ -9,7 +9,8 @@ from timm.models import model_entrypoint
 
 from ..console import UserError, user_errors
 from ..spec import WRAPPERS, base_method
-from ..weights import CONFIG, check_title
+from ..weights import CARD, CONFIG, check_title
+from .markdown import code, code_block, one_line, words
 
 # Stands in a card for where its weights are, until they have a repository.
 SOURCE = "local-dir:FOLDER"
@@ -60,13 +61,11 @@ model = man_zoo.localize(
 ```
 
 Where man_zoo's index has them, the weights are
-`timm.create_model("{{ title }}", pretrained=True)`.
+{{ by_name }}.
 
 ## Train
 
-```
 {{ recipe }}
-```
 
 The metrics are those that this run logged.
 
@@ -145,11 +144,12 @@ def write_card(path: Path, facts: dict[str, Any], architecture: str, labels: lis
         labels: Names of the classes, in order; empty if they have none.
     """
     title, machine = f"{facts['name']}.{facts['tag']}", facts["machine"]
+    software = f"man_zoo {facts['version']}, torch {machine['torch']}, timm {machine['timm']}"
     local = facts["k"] > 1
     accuracy = EvalResult(
         task_type="image-classification",
-        dataset_type=facts["dataset"],
-        dataset_name=facts["data"],
+        dataset_type=one_line(facts["dataset"]),
+        dataset_name=one_line(facts["data"]),
         metric_type="accuracy",
         metric_value=round(facts["metrics"]["top1"], 2),
     )
@@ -159,19 +159,23 @@ def write_card(path: Path, facts: dict[str, Any], architecture: str, labels: lis
             library_name="timm",
             pipeline_tag="image-classification",
             tags=["image-classification", "timm", "man_zoo", *(["local-learning"] * local)],
-            model_name=title,
+            model_name=one_line(title),
             eval_results=[accuracy],
         ),
         template_str=_TEMPLATE,
-        title=title,
+        title=words(title),
+        by_name=code(f'timm.create_model("{title}", pretrained=True)'),
         architecture=architecture,
         how=f"block by block with {facts['method']}" if local else "end to end",
-        hardware=_hardware(machine),
-        software=f"man_zoo {facts['version']}, torch {machine['torch']}, timm {machine['timm']}",
+        data=words(facts["data"]),
+        validation=words(facts["validation"]),
+        hardware=words(_hardware(machine)),
+        software=words(software),
+        recipe=code_block(facts["recipe"]),
         requirement=_requirement(architecture),
         source=SOURCE,
         usage=load_lines(architecture, SOURCE),
-        labels=labels,
+        labels=[words(label) for label in labels],
         citations=citations(facts["method"]),
         data_note=_DATA_NOTES.get(facts["dataset"], _OTHER_DATA),
         **{key: facts[key] for key in _SHOWN},
@@ -180,7 +184,7 @@ def write_card(path: Path, facts: dict[str, Any], architecture: str, labels: lis
     card.save(path)
 
 
-_SHOWN = ("method", "k", "data", "validation", "metrics", "epoch", "seconds", "recipe")
+_SHOWN = ("method", "k", "metrics", "epoch", "seconds")
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -203,8 +207,16 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def card_of(folder: Path, repository: str | None = None) -> str:
-    """The card of an exported folder, with the repository that it is in, if it is in one."""
-    text = (folder / "README.md").read_text()
+    """The card of an exported folder, with the repository that it is in, if it is in one.
+
+    Raises:
+        UserError: If it is no text.
+    """
+    path = folder / CARD
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text; expected a folder of `man-zoo export`.") from error
     return text.replace(SOURCE, f"hf-hub:{repository}") if repository else text
 
 

@@ -20,8 +20,9 @@ def add_to_index(
         revision: The commit there.
 
     Raises:
-        UserError: If the folder is no export.
+        UserError: If the folder is no export, or the index cannot be read.
     """
+    entries = read_index()
     facts = read_facts(folder)
     file = folder / WEIGHTS
     weights = Weights(
@@ -37,6 +38,6 @@ def add_to_index(
         (unfinished / CARD).write_text(card_of(folder, repository))
         for name in (CONFIG, *([WEIGHTS] if weights.size < SMALL else [])):
             shutil.copyfile(folder / name, unfinished / name)
-    entries = read_index() | {weights.title: weights}
+    entries[weights.title] = weights
     write_json(weights.folder.parent / INDEX, [asdict(entries[title]) for title in sorted(entries)])
     return weights

@@ -7,8 +7,8 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
-from ..console import UserError
-from ..weights import CARD, CONFIG, WEIGHTS, Weights
+from ..console import UserError, log_without_credentials, noted, without_credentials
+from ..weights import CARD, CONFIG, WEIGHTS, Weights, read_index
 from .card import card_of, read_facts
 from .index import add_to_index
 
@@ -21,10 +21,11 @@ def push(
     update: bool = False,
     revision: str | None = None,
     create_pr: bool = False,
-) -> tuple[CommitInfo, Weights]:
+) -> tuple[CommitInfo, Weights | None]:
     """Publish a folder in one commit, and put it into the index under that commit.
 
-    A new repository that could not be filled is deleted again.
+    A proposal is not in the index: nobody knows yet which commit it will be, and whether. A new
+    repository that could not be filled is deleted again.
 
     Args:
         folder: As :func:`man_zoo.hub.export.export_run` writes it.
@@ -35,13 +36,14 @@ def push(
         create_pr: Propose it as a pull request.
 
     Returns:
-        The commit, and the index's entry.
+        The commit, and the index's entry; ``None`` for a proposal.
 
     Raises:
-        UserError: If the folder is no export, there is no token, or the Hub refuses or cannot be
-            reached; nothing is published then, and the index is as before.
+        UserError: If the folder is no export, the index cannot be read, there is no token, or the
+            Hub refuses or cannot be reached; nothing is published then, and the index is as before.
     """
     operations = plan_push(folder, repository)
+    read_index()  # before anything is published that could not be put there
     if get_token() is None:
         raise UserError("The Hub needs a token; log in with `hf auth login` or set HF_TOKEN.")
     api = HfApi(library_name="man_zoo")
@@ -60,23 +62,34 @@ def push(
                 revision=revision,
                 create_pr=create_pr,
             )
-    except UserError as error:
+    except (UserError, KeyboardInterrupt) as error:
         if new:
             _delete(api, repository, error)
         raise
-    return commit, add_to_index(folder, repository, commit.oid)
+    if create_pr:
+        return commit, None
+    with noted(
+        f"published as {without_credentials(commit.commit_url)}, and `man-zoo push {folder} "
+        f"--repo {repository} --update` puts it into the index."
+    ):
+        return commit, add_to_index(folder, repository, commit.oid)
 
 
 def plan_push(folder: Path, repository: str) -> list[CommitOperationAdd]:
     """The files that a push would add, the card with its repository's name.
 
     Raises:
-        UserError: If the folder is no export of man_zoo.
+        UserError: If the folder is no export of man_zoo, or has links in place of files.
     """
-    for name in (WEIGHTS, CONFIG, CARD):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder} has no {name}; expected a folder of `man-zoo export`.")
-    _title(folder)
+    for path in (folder / name for name in (WEIGHTS, CONFIG, CARD)):
+        if path.is_symlink():
+            raise UserError(
+                f"{path} is a link to {path.readlink()}; expected the file itself, so that nothing "
+                "is published that lies elsewhere."
+            )
+        if not path.is_file():
+            raise UserError(f"{folder} has no {path.name}; expected a folder of `man-zoo export`.")
+    read_facts(folder)
     return [
         CommitOperationAdd(WEIGHTS, folder / WEIGHTS),
         CommitOperationAdd(CONFIG, folder / CONFIG),
@@ -89,7 +102,7 @@ def _title(folder: Path) -> str:
     return f"{facts['name']}.{facts['tag']}"
 
 
-def _delete(api: HfApi, repository: str, error: UserError) -> None:
+def _delete(api: HfApi, repository: str, error: BaseException) -> None:
     try:
         api.delete_repo(repository)
     except HTTPError:
@@ -104,24 +117,25 @@ def _sentences(repository: str) -> Iterator[None]:
         UserError: For every answer but success, and for none.
     """
     try:
-        yield
+        with log_without_credentials("huggingface_hub"):
+            yield
     except HfHubHTTPError as error:
         status = error.response.status_code
         raise UserError(
             _SENTENCES.get(status, _OTHER).format(
                 repository=repository, endpoint=constants.ENDPOINT, status=status
             )
-        ) from error
+        ) from None
     except HFValidationError as error:
-        raise UserError(f"--repo {repository}: expected ORG/NAME ({error}).") from error
+        raise UserError(f"--repo {repository}: expected ORG/NAME ({error}).") from None
     except ValueError as error:
         said = " ".join(str(error).split())
-        raise UserError(f"The Hub refuses the push: {said}.") from error
+        raise UserError(f"The Hub refuses the push: {said}.") from None
     except (HTTPError, OSError) as error:
         raise UserError(
             f"The connection to {constants.ENDPOINT} failed or broke off ({type(error).__name__}); "
             "nothing was published, check the network and push again."
-        ) from error
+        ) from None
 
 
 _SENTENCES = {

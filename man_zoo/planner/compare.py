@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..console import table, whole
-from ..split import PUBLISHED_CUTS
+from ..split import PUBLISHED_CUTS, block_ranges
 from .plan import GIB, Plan, Planner
 
 HEADER = ("", "K", "form", "peak GiB", "of e2e", "arithmetic of e2e", "recomputed")
@@ -123,17 +123,15 @@ def draw(
 
 def describe(plan: Plan) -> str:
     """A plan block by block, and the keywords that make it."""
-    starts = [0, *(cut + 1 for cut in plan.split.cuts)]
-    ends = [*plan.split.cuts, len(plan.names) - 1]
     rows = []
-    for j, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        first, last = plan.names[start], plan.names[end]
+    for j, block in enumerate(block_ranges(plan.split.cuts, len(plan.names))):
+        first, last = plan.names[block[0]], plan.names[block[-1]]
         rows.append(
             (
-                f"{j + 1}  {first if start == end else f'{first} to {last}'}",
+                f"{j + 1}  {first if len(block) == 1 else f'{first} to {last}'}",
                 f"{plan.cost.peaks[j] / GIB:.2f}",
                 f"{plan.cost.flops[j] / plan.end_to_end.total:.3f}",
-                _recomputed(plan, j, start, end),
+                _recomputed(plan, j, block),
             )
         )
     header = ("block", "peak GiB", "arithmetic of e2e", "recomputed")
@@ -145,9 +143,9 @@ def describe(plan: Plan) -> str:
     return "\n".join([table(header, rows), "", total, localize_call(plan)])
 
 
-def _recomputed(plan: Plan, j: int, start: int, end: int) -> str:
-    units = sum(start <= i <= end for i in plan.split.units)
-    parts = [f"{units} of {end - start + 1} units"] if units else []
+def _recomputed(plan: Plan, j: int, block: range) -> str:
+    units = sum(i in block for i in plan.split.units)
+    parts = [f"{units} of {len(block)} units"] if units else []
     return ", ".join(parts + (["auxiliary"] if j in plan.split.auxiliaries else []))
 
 

@@ -235,7 +235,8 @@ class CostModel:
         x = x.detach().requires_grad_(differentiable)
         with LiveBytes() as live, LiveBytes() as holding:
             for meter in (live, holding):
-                meter.track(module, x)
+                # Images and target live through the whole step: no part of any piece.
+                meter.track(module, x, self._images, self._target)
             before = live.current
             with self.setting.autocast():
                 y = forward(x)

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from ..split import block_ranges
 from .cost import CostModel, Piece
 
 # Choices kept for the units of a block, evenly thinned, so that a search stays short.
@@ -55,17 +56,13 @@ class Cost:
 
 def cost_of(model: CostModel, split: Split) -> Cost:
     """Peak and arithmetic of every block of a split."""
-    last, count = len(model.units) - 1, len(split.cuts)
-    starts, ends = [0, *(cut + 1 for cut in split.cuts)], [*split.cuts, last]
+    count = len(split.cuts)
     resident = model.resident + _auxiliaries_resident(model, split.cuts)
     peaks, flops = [], []
-    for j, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        output = model.output(end, (j, count), j in split.auxiliaries)
-        units = [
-            model.unit(i, first=i == start, recompute=i in split.units)
-            for i in range(start, end + 1)
-        ]
-        peaks.append(resident + _block_peak(model, start, end, units, output))
+    for j, block in enumerate(block_ranges(split.cuts, len(model.units))):
+        output = model.output(block[-1], (j, count), j in split.auxiliaries)
+        units = [model.unit(i, first=i == block[0], recompute=i in split.units) for i in block]
+        peaks.append(resident + _block_peak(model, block, units, output))
         flops.append(output.flops + sum(unit.flops for unit in units))
     return Cost(tuple(peaks), tuple(flops))
 
@@ -76,10 +73,9 @@ def _auxiliaries_resident(model: CostModel, cuts: Sequence[int]) -> int:
     return own + model.restored_bytes(*places[0]) if places else own
 
 
-def _block_peak(
-    model: CostModel, start: int, end: int, units: Sequence[Piece], output: Piece
-) -> int:
+def _block_peak(model: CostModel, block: range, units: Sequence[Piece], output: Piece) -> int:
     """Most bytes alive while a block has its turn, beyond what is resident."""
+    start, end = block[0], block[-1]
     alive = _input_bytes(model, start)
     peak = alive
     for unit in units:
@@ -241,11 +237,14 @@ def _ends(model: CostModel, choices: Choices) -> list[int]:
 
 
 def _tail(model: CostModel) -> int:
-    """Units that the last block keeps: AugLocal's train together, and MAN copies whole units."""
+    """Units that the last block has at least, but for one.
+
+    AugLocal's last units train together, and MAN copies whole units.
+    """
     spec = model.spec
-    if spec.base == "auglocal":
-        return spec.head_settings.get("aux_depth", 2) + 1
-    return spec.momentum.momentum_units - 1 if spec.momentum else 0
+    together = spec.head_settings.get("aux_depth", 2) if spec.base == "auglocal" else 0
+    copied = spec.momentum.momentum_units - 1 if spec.momentum else 0
+    return max(together, copied)
 
 
 def _blocks_ending(model: CostModel, end: int, limit: int, choices: Choices) -> Iterable[_Block]:

@@ -1,7 +1,7 @@
 """One optimizer and one schedule for each local block, from timm."""
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from timm.optim import (
     get_optimizer_info,
     list_optimizers,
     param_groups_layer_decay,
+    param_groups_weight_decay,
 )
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
@@ -60,17 +61,29 @@ def _layer_groups(args: Namespace, model: LocalModel) -> list[list[dict[str, Any
         weight_decay_exclude_1d=args.filter_bias_and_bn,
         layer_decay=args.layer_decay,
     )
-    of_backbone = {id(p) for layer in layers for p in layer["params"]}
+    of_backbone = {id(p) for p in model.backbone.parameters()}
     groups = []
     for block in model.blocks:
-        own = {id(p): p for p in block.parameters() if p.requires_grad}
-        mine = [
-            layer | {"params": [p for p in layer["params"] if id(p) in own]} for layer in layers
-        ]
-        new = [p for key, p in own.items() if key not in of_backbone]
-        mine.append({"params": new, "lr_scale": 1.0, "weight_decay": args.weight_decay})
-        groups.append([group for group in mine if group["params"]])
+        own = {id(p) for p in block.parameters()}
+        new = param_groups_weight_decay(
+            block,
+            weight_decay=args.weight_decay,
+            weight_decay_exclude_1d=args.filter_bias_and_bn,
+            no_weight_decay_list=block.no_weight_decay(),
+        )
+        groups.append(
+            [
+                *_only(own, layers),
+                *_only(own - of_backbone, [group | {"lr_scale": 1.0} for group in new]),
+            ]
+        )
     return groups
+
+
+def _only(ids: set[int], groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The groups with these parameters alone, and of these such as have any."""
+    few = (group | {"params": [p for p in group["params"] if id(p) in ids]} for group in groups)
+    return [group for group in few if group["params"]]
 
 
 def create_schedulers(

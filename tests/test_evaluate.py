@@ -1,0 +1,76 @@
+"""Scores beside those worked out by hand."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from torch import Tensor
+
+import man_zoo
+from man_zoo.tasks import Classification
+from man_zoo.training.evaluate import evaluate_exits, validate
+
+CLASSES = 7  # more than five
+
+
+@pytest.fixture
+def accelerator() -> Accelerator:
+    GradientState._reset_state()
+    AcceleratorState._reset_state(True)
+    return Accelerator(cpu=True)
+
+
+def model_and_images(
+    method: str = "dgl", **keywords
+) -> tuple[man_zoo.LocalModel, Tensor, Tensor, list]:
+    """A model in training mode, images, their classes, and both as uneven batches."""
+    torch.manual_seed(0)
+    model = man_zoo.localize(
+        "resnet20", method, 3, num_classes=CLASSES, img_size=8, **keywords
+    ).double()
+    images = torch.randn(13, 3, 8, 8, dtype=torch.float64)
+    target = torch.randint(CLASSES, (13,))
+    batches = list(zip(images.split(5), target.split(5), strict=True))
+    return model.train(), images, target, batches
+
+
+def by_hand(logits: Tensor, target: Tensor) -> dict[str, float]:
+    ranks = [(row > row[y]).sum() for row, y in zip(logits, target, strict=True)]
+    return {
+        "top1": 100 * sum(rank < 1 for rank in ranks).item() / len(target),
+        "top5": 100 * sum(rank < 5 for rank in ranks).item() / len(target),
+        "loss": F.cross_entropy(logits, target).item(),
+    }
+
+
+@torch.no_grad()
+def test_every_exit_is_scored_over_all_images_in_evaluation_mode(accelerator):
+    model, images, target, batches = model_and_images()
+    exits = copy.deepcopy(model).eval().forward_exits(images)
+    before = [buffer.clone() for buffer in model.buffers()]
+    scores = evaluate_exits(accelerator, Classification(CLASSES), model, batches)
+    expected = [by_hand(logits, target) for logits in exits]
+    assert scores.pop("exits") == pytest.approx([score["top1"] for score in expected])
+    assert scores == pytest.approx(expected[-1] | {"count": 13}, rel=1e-5)  # summed up in float32
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), before, strict=True))
+
+
+@torch.no_grad()
+def test_the_backbone_is_validated_in_evaluation_mode(accelerator):
+    model, images, target, batches = model_and_images()
+    logits = copy.deepcopy(model).eval()(images)
+    scores = validate(accelerator, Classification(CLASSES), model.backbone, batches, "val")
+    expected = {f"val_{key}": value for key, value in by_hand(logits, target).items()}
+    assert scores == pytest.approx(expected, rel=1e-5)
+
+
+@torch.no_grad()
+def test_exits_that_cannot_classify_have_no_score(accelerator):
+    model, images, target, batches = model_and_images("infopro", local_loss="contrast")
+    logits = copy.deepcopy(model).eval()(images)
+    scores = evaluate_exits(accelerator, Classification(CLASSES), model, batches)
+    expected = by_hand(logits, target)["top1"]
+    assert scores["exits"] == [None, None, pytest.approx(expected)]
