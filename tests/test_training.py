@@ -328,6 +328,7 @@ def test_mistakes_are_one_sentence_and_leave_the_old_run(mistake, run, tmp_path)
     assert "\n" not in str(error.value)
     assert list((tmp_path / "run").iterdir()) == [kept]
     assert kept.read_text() == "seed: 7\n"
+    assert list(tmp_path.iterdir()) == [tmp_path / "run"]
 
 
 def test_existing_run_is_refused(run, tmp_path):
