@@ -47,7 +47,8 @@ def _locked(file: Path, folder: Path) -> Iterator[None]:
             f"{folder} is in use by {_holder(file)}; wait for its end, or end it."
         ) from None
     try:
-        file.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        # As filelock's own SoftFileLock has it, which stands in where a file system has no locks.
+        file.write_text(f"{os.getpid()}\n{socket.gethostname()}\n", encoding="utf-8")
         yield
     finally:
         file.unlink(missing_ok=True)  # while it is ours; who opened it meanwhile makes a new one
@@ -55,6 +56,7 @@ def _locked(file: Path, folder: Path) -> Iterator[None]:
 
 
 def _holder(file: Path) -> str:
-    with suppress(OSError, ValueError):
-        return file.read_text(encoding="utf-8") or "another process"
+    with suppress(OSError, ValueError):  # gone or empty by now
+        pid, host, *_ = file.read_text(encoding="utf-8").split()
+        return f"process {pid} on {host}"
     return "another process"
