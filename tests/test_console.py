@@ -6,6 +6,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from forks import run_all
@@ -136,6 +137,15 @@ def test_a_mistake_is_one_sentence(error, sentence, capsys) -> None:
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize("ask", [torch.empty, np.empty, bytearray])
+def test_too_little_memory_is_one_sentence(ask, capsys) -> None:
+    assert exit_status("prog", lambda: ask(10**15)) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("prog: there is not enough memory (")
+    assert said.endswith("; a smaller batch needs less.\n")
+    assert said.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -161,7 +171,7 @@ def test_an_interrupted_command_says_how_to_go_on(capsys) -> None:
     assert capsys.readouterr().err == "prog: interrupted.\n"
 
 
-def test_a_note_is_for_what_came_from_outside(capsys) -> None:
+def test_a_note_is_for_what_came_from_outside(tmp_path, capsys) -> None:
     def full() -> None:
         with noted("--resume x goes on."):
             raise OSError(errno.ENOSPC, "No space left on device", "x/file")
@@ -170,6 +180,13 @@ def test_a_note_is_for_what_came_from_outside(capsys) -> None:
     said = capsys.readouterr().err
     assert said.startswith("prog: x/file: No space left on device; nothing half-written is left; ")
     assert said.endswith("--resume x goes on.\n")
+
+    def too_early() -> None:
+        with noted("--resume x goes on.", once=tmp_path / "args.yaml"):
+            raise KeyboardInterrupt
+
+    assert exit_status("prog", too_early) == 130
+    assert capsys.readouterr().err == "prog: interrupted.\n"
 
     def wrong() -> None:
         with noted("--resume x goes on."):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..benchmark import benchmark, render
 from ..benchmark.candidates import keyword
 from ..console import Parser, exit_status, output_file, write_json
-from ..console.numbers import positive
+from ..console.numbers import positive, threads
 
 
 def build_parser(program: str | None = None) -> ArgumentParser:
@@ -32,7 +32,7 @@ def build_parser(program: str | None = None) -> ArgumentParser:
     add("--channels-last", action=BooleanOptionalAction, default=True)
     add("--mixed-precision", choices=("no", "bf16"), default="no")
     add("--device", help="cpu, or the accelerator, e.g. cuda:1; the accelerator by default")
-    add("--cpu-threads", type=positive, metavar="N", help="on the CPU; all cores by default")
+    add("--cpu-threads", type=threads, metavar="N", help="on the CPU; all cores by default")
     add("--json", type=output_file, metavar="FILE",
         help="write the figures, each timed step among them")  # fmt: skip
     return parser

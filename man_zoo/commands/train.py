@@ -6,12 +6,13 @@ On several processes or devices: ``accelerate launch -m man_zoo.commands.train [
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from ..console import exit_status, write_json
+from ..console import exit_status, noted, write_json
 from ..hub.export import export_run, usage
 from ..runs.config import parse_args
-from ..runs.folder import EXPORT, EXPORT_EMA, SUMMARY
+from ..runs.folder import ARGS, EXPORT, EXPORT_EMA, SUMMARY
 from ..training.report import final_report
 from ..training.setup import open_run
 from ..training.train import train
@@ -24,7 +25,7 @@ def train_and_export(args: Namespace) -> dict[str, Any]:
         UserError: As :func:`~man_zoo.training.setup.open_run` and
             :func:`~man_zoo.training.train.train`.
     """
-    with open_run(args) as run:
+    with open_run(args) as run, noted(_go_on(run), once=run / ARGS):
         finished = train(args, run)
         if finished.is_main:
             exported = export_run(run, run / EXPORT, force=True)
@@ -34,6 +35,10 @@ def train_and_export(args: Namespace) -> dict[str, Any]:
             print(final_report(finished.model, finished.summary, run))
             print(f"\nload it with timm:\n\n{usage(exported)}")
     return finished.summary
+
+
+def _go_on(run: Path) -> str:
+    return f"--resume {run} goes on from the last checkpoint."
 
 
 def main(argv: Sequence[str] | None = None, program: str = "man-zoo train") -> int:

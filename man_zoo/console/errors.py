@@ -6,6 +6,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
 
 from .credentials import without_credentials
 
@@ -47,18 +50,20 @@ def user_errors(*kinds: type[Exception], about: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def noted(note: str) -> Iterator[None]:
+def noted(note: str, once: Path | None = None) -> Iterator[None]:
     """Let what stops this code from outside, Ctrl-C or a full disk, end with a note of what to do.
 
     Args:
         note: A sentence; one that follows others after a semicolon.
+        once: A file that has to be there for the note to be true.
     """
     try:
         yield
     except UserError:
         raise  # says by itself what to do
     except BaseException as error:
-        error.add_note(note)
+        if once is None or once.is_file():
+            error.add_note(note)
         raise
 
 
@@ -95,6 +100,11 @@ def _sentence(error: Exception) -> str | None:
     """What a user is told of an error; ``None`` for a bug."""
     if isinstance(error, UserError):
         return str(error)
+    if _is_of_memory(error):
+        first, *_ = str(error).strip().splitlines() or [type(error).__name__]
+        return (
+            f"there is not enough memory ({first.rstrip('.')}); a smaller batch needs less"
+        )
     if not isinstance(error, OSError) or not (_is_of_a_disk(error) or error.filename):
         return None
     where = f"{error.filename}: " if error.filename else ""
@@ -104,6 +114,12 @@ def _sentence(error: Exception) -> str | None:
 
 def _is_of_a_disk(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in (*_FULL, *_CLOSED)
+
+
+def _is_of_memory(error: Exception) -> bool:
+    # torch.OutOfMemoryError is that of accelerators alone.
+    on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return on_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 @contextmanager

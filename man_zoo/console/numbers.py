@@ -51,10 +51,12 @@ def below_one(text: str) -> float:
 
 def seed(text: str) -> int:
     """A whole number that seeds every generator, numpy's with the least room among them."""
-    most = 2**31 - 1  # so that every process can add its rank
-    if not text.isdecimal() or int(text) > most:
-        raise ArgumentTypeError(f"expected a whole number from 0 to {most}, got {text!r}")
-    return int(text)
+    return _whole(text, 0, 2**31 - 1)  # so that every process can add its rank
+
+
+def threads(text: str) -> int:
+    """A number of threads that OpenMP can start; it ends the process where it cannot."""
+    return _whole(text, 1, 1024)
 
 
 def memory_size(text: str) -> str:
@@ -65,9 +67,10 @@ def memory_size(text: str) -> str:
     return text
 
 
-def _whole(text: str, least: int) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise ArgumentTypeError(f"expected a whole number from {least}, got {text!r}")
+def _whole(text: str, least: int, most: int | None = None) -> int:
+    if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+        expected = f"{least}" if most is None else f"{least} to {most}"
+        raise ArgumentTypeError(f"expected a whole number from {expected}, got {text!r}")
     return int(text)
 
 

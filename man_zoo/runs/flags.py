@@ -12,6 +12,7 @@ from ..console.numbers import (
     positive_number,
     probability,
     seed,
+    threads,
 )
 from ..data import add_data_args
 from .folder import folder_name
@@ -93,7 +94,7 @@ def build_parser(program: str | None = None) -> ArgumentParser:
     add("--seed", type=seed, default=0)
     add("--mixed-precision", choices=("no", "bf16", "fp16"), help="accelerate's by default")
     add("--channels-last", action=BooleanOptionalAction, default=True)
-    add("--cpu-threads", type=positive, help="threads of each process on the CPU; its share of "
+    add("--cpu-threads", type=threads, help="threads of each process on the CPU; its share of "
         "the cores by default, because accelerate launch would leave it one")  # fmt: skip
     add("--compile", action="store_true", help="compile every block with torch.compile")
     add("--output", default="runs", metavar="DIR", help="folder of the run folders")

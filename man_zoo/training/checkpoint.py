@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..console import UserError, user_errors, write_json
+from ..console import UserError, disk_errors, user_errors, write_json
 from ..local_model import LocalModel
 from ..parallel.agree import agree
 from ..runs.checkpoints import AVERAGE, WEIGHTS, checkpoint_name, epoch_of, list_checkpoints
@@ -111,7 +111,12 @@ class Checkpoints:
         if self.accelerator.is_main_process:
             shutil.rmtree(unfinished, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(unfinished))
+        try:
+            with disk_errors(unfinished):
+                self.accelerator.save_state(str(unfinished))
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             write_checksums(unfinished)

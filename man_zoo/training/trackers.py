@@ -109,5 +109,5 @@ class JSONLTracker(GeneralTracker):
 
     @on_main_process
     def log(self, values: dict[str, Any], step: int | None = None, **kwargs: Any) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        # Not appended: a disk that is full would be left with half a line.
+        write_text(self.path, self.path.read_text() + json.dumps({"step": step, **values}) + "\n")
