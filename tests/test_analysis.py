@@ -104,7 +104,7 @@ def test_features_are_pooled_in_any_layout():
     # Another layout is added up in another order: the last digit hangs on the processor.
     torch.testing.assert_close(pool(grid.permute(0, 2, 3, 1), Layout(Format.NHWC)), quarters)
     tokens = torch.cat([torch.full((2, 1, 5), 7.0), grid.flatten(2).mT], 1)
-    layout = Layout(Format.NLC, (4, 6), 1)
+    layout = Layout(Format.NLC, (4, 6), 1, "token")
     expected = torch.cat([torch.full((2, 5), 7.0), quarters], 1)
     torch.testing.assert_close(pool(tokens, layout), expected)
     assert pool(grid[:, :, :1, :1], Layout()).shape == (2, 5)

@@ -140,7 +140,7 @@ def test_damage_to_any_file_of_a_checkpoint_is_found(damage, finished):
         path.write_bytes(kept)
     compare_checksums(newest)
     (newest / "custom_checkpoint_0.pkl").touch()
-    with pytest.raises(Damaged, match="custom_checkpoint_0.pkl was not there when the"):
+    with pytest.raises(Damaged, match=r"custom_checkpoint_0.pkl was not there when the"):
         compare_checksums(newest)
 
 
@@ -192,9 +192,7 @@ def test_a_run_without_a_whole_checkpoint_is_refused_and_left(finished):
     for checkpoint in list_checkpoints(finished / "checkpoints"):
         cut_short(checkpoint / "optimizer.bin")
     before = contents(finished)
-    with pytest.raises(
-        UserError, match=r"epoch-0003/optimizer.bin is damaged.* start the run anew"
-    ):
+    with pytest.raises(UserError, match=r"epoch-0003/optimizer.bin is damaged.* start .* anew"):
         train_here("--resume", str(finished))
     assert contents(finished) == before
 

@@ -130,9 +130,10 @@ def test_a_start_that_is_cut_off_can_be_started_anew(data, tmp_path, monkeypatch
         def cut_off(*args):
             raise KeyboardInterrupt
 
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(f"man_zoo.training.setup.{function}", cut_off)
-            train_here(*flags(data, tmp_path))
+            with pytest.raises(KeyboardInterrupt):
+                train_here(*flags(data, tmp_path))
         assert not (tmp_path / "run").exists()
     train_here(*flags(data, tmp_path))
 
@@ -326,7 +327,8 @@ def test_of_starts_at_once_one_wins(data, tmp_path):
     starts = [
         subprocess.Popen(
             [*command, "--seed", str(seed)],
-            env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            env=environment(), cwd=ROOT, text=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )
         for seed in range(3)
     ]  # fmt: skip

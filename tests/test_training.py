@@ -304,6 +304,10 @@ WRONG = {
     "data": ("--data-dir nowhere", "nowhere is not a directory"),
     "precision": ("--mixed-precision fp16", "fp16 is not for the CPU; expected bf16 or no"),
     "accumulation": ("--grad-accum-steps 99", "more than the 6 batches of an epoch"),
+    "batch of one": (
+        "--batch-size 1",
+        "--batch-size 1 leaves the auxiliaries' BatchNorm one value",
+    ),
     "odd batch": ("--mixup 1 --batch-size 5", "--batch-size 5 is odd; expected 6"),
     "mixed contrast": (
         "--model resnet20_infopro_k4 --model-kwargs local_loss=contrast --mixup 1",
@@ -328,6 +332,7 @@ def test_mistakes_are_one_sentence_and_leave_the_old_run(mistake, run, tmp_path)
     assert "\n" not in str(error.value)
     assert list((tmp_path / "run").iterdir()) == [kept]
     assert kept.read_text() == "seed: 7\n"
+    assert list(tmp_path.iterdir()) == [tmp_path / "run"]
 
 
 def test_existing_run_is_refused(run, tmp_path):

@@ -60,7 +60,8 @@ def probe_top1(
 
 
 def pool(features: Tensor, layout: Layout) -> Tensor:
-    """Features as ``(B, P)``: averaged over quarters of the map, with the class token if any.
+    """Features as ``(B, P)``: averaged over quarters of the map, with the class token where
+    the backbone classifies by it.
 
     2 x 2 averages keep a little of where things are, as the auxiliaries of DGL do (Belilovsky et
     al. 2020, arXiv 1901.08164), and make P at most four times the channels, so that a few thousand
@@ -73,7 +74,7 @@ def pool(features: Tensor, layout: Layout) -> Tensor:
     grid = layout.to_map(features)
     rows, columns = (min(POOLED, side) for side in grid.shape[2:])
     pooled = F.adaptive_avg_pool2d(grid, (rows, columns)).flatten(1)
-    if layout.prefix_tokens:
+    if layout.pool == "token":
         return torch.cat([layout.to_vector(features), pooled], 1)
     return pooled
 

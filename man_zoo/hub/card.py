@@ -134,24 +134,24 @@ _OTHER_DATA = "Whether they may be used also depends on the licence of the image
 _OTHER_DATA += "does not know."
 
 
-def write_card(path: Path, facts: dict[str, Any], architecture: str, labels: list[str]) -> None:
+def write_card(path: Path, metadata: dict[str, Any], architecture: str, labels: list[str]) -> None:
     """Write the card of weights.
 
     Args:
         path: The ``README.md``.
-        facts: As ``config.json`` has them under ``"man_zoo"``.
+        metadata: As ``config.json`` has them under ``"man_zoo"``.
         architecture: timm name of the network.
         labels: Names of the classes, in order; empty if they have none.
     """
-    title, machine = f"{facts['name']}.{facts['tag']}", facts["machine"]
-    software = f"man_zoo {facts['version']}, torch {machine['torch']}, timm {machine['timm']}"
-    local = facts["k"] > 1
+    title, machine = f"{metadata['name']}.{metadata['tag']}", metadata["machine"]
+    software = f"man_zoo {metadata['version']}, torch {machine['torch']}, timm {machine['timm']}"
+    local = metadata["k"] > 1
     accuracy = EvalResult(
         task_type="image-classification",
-        dataset_type=one_line(facts["dataset"]),
-        dataset_name=one_line(facts["data"]),
+        dataset_type=one_line(metadata["dataset"]),
+        dataset_name=one_line(metadata["data"]),
         metric_type="accuracy",
-        metric_value=round(facts["metrics"]["top1"], 2),
+        metric_value=round(metadata["metrics"]["top1"], 2),
     )
     card = ModelCard.from_template(
         ModelCardData(
@@ -166,20 +166,20 @@ def write_card(path: Path, facts: dict[str, Any], architecture: str, labels: lis
         title=words(title),
         by_name=code(f'timm.create_model("{title}", pretrained=True)'),
         architecture=architecture,
-        how=f"block by block with {facts['method']}" if local else "end to end",
-        data=words(facts["data"]),
-        validation=words(facts["validation"]),
+        how=f"block by block with {metadata['method']}" if local else "end to end",
+        data=words(metadata["data"]),
+        validation=words(metadata["validation"]),
         hardware=words(_hardware(machine)),
         software=words(software),
-        recipe=code_block(facts["recipe"]),
+        recipe=code_block(metadata["recipe"]),
         requirement=_requirement(architecture),
         source=SOURCE,
         usage=load_lines(architecture, SOURCE),
         labels=[words(label) for label in labels],
-        citations=citations(facts["method"]),
-        data_note=_DATA_NOTES.get(facts["dataset"], _OTHER_DATA),
-        **{key: facts[key] for key in _SHOWN},
-        cuts=", ".join(facts["cuts"]) or "the head",
+        citations=citations(metadata["method"]),
+        data_note=_DATA_NOTES.get(metadata["dataset"], _OTHER_DATA),
+        **{key: metadata[key] for key in _SHOWN},
+        cuts=", ".join(metadata["cuts"]) or "the head",
     )
     card.save(path)
 
@@ -187,7 +187,7 @@ def write_card(path: Path, facts: dict[str, Any], architecture: str, labels: lis
 _SHOWN = ("method", "k", "metrics", "epoch", "seconds")
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
+def read_metadata(folder: Path) -> dict[str, Any]:
     """What ``config.json`` of an exported folder has under ``"man_zoo"``.
 
     Raises:
@@ -196,14 +196,14 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))["man_zoo"]
-        _ = (facts["name"], facts["tag"], float(facts["metrics"]["top1"]))
+        metadata = json.loads(path.read_text(encoding="utf-8"))["man_zoo"]
+        _ = (metadata["name"], metadata["tag"], float(metadata["metrics"]["top1"]))
     except (ValueError, LookupError, TypeError) as error:
         expected = "expected a folder of `man-zoo export`"
         raise UserError(f"{path} is not man_zoo's; {expected}.") from error
     with user_errors(ValueError, about=str(path)):
-        check_title(facts["name"], facts["tag"])
-    return facts
+        check_title(metadata["name"], metadata["tag"])
+    return metadata
 
 
 def card_of(folder: Path, repository: str | None = None) -> str:

@@ -56,8 +56,8 @@ def export_run(
     """
     folder = folder or run / EXPORT
     _check_target(folder, force)
-    args, metadata = read_args(run), load_metadata(run)
-    data, tag = metadata.data, tag or default_tag(args)
+    args, recorded = read_args(run), load_metadata(run)
+    data, tag = recorded.data, tag or default_tag(args)
     with user_errors():
         source = find_checkpoint(run / CHECKPOINTS, checkpoint)
         model = create_model(args, data, auxiliaries=False, pretrained=False)
@@ -65,7 +65,7 @@ def export_run(
         check_title(model.spec.name, tag)
     record = load_epoch(run, epoch_of(source))
     prefix = "ema_val" if ema else "val"
-    facts = {
+    metadata = {
         "name": model.spec.name,
         "tag": tag,
         "method": model.spec.method,
@@ -78,11 +78,11 @@ def export_run(
         "epoch": f"{record['epoch']} of {args.epochs}" + (", averaged weights" if ema else ""),
         "recipe": f"man-zoo train {command_line(args)}".rstrip(),
         "seconds": record["seconds"],
-        "machine": metadata.machine,
+        "machine": recorded.machine,
         "version": man_zoo.__version__,
         "config_sha256": config_hash(args),
     }
-    _write(model.backbone, data, facts, folder)
+    _write(model.backbone, data, metadata, folder)
     return folder
 
 
@@ -104,7 +104,7 @@ def _is_export(folder: Path) -> bool:
         return False
 
 
-def _write(backbone: Any, data: LoaderInfo, facts: dict[str, Any], folder: Path) -> None:
+def _write(backbone: Any, data: LoaderInfo, metadata: dict[str, Any], folder: Path) -> None:
     labels = list(data.class_names)
     if len(labels) != backbone.num_classes:
         labels = []  # --num-classes gave the network more classes than there are names
@@ -115,22 +115,22 @@ def _write(backbone: Any, data: LoaderInfo, facts: dict[str, Any], folder: Path)
             # timm drops names that do not match the number of classes of the cfg that it began with.
             model_config={
                 "pretrained_cfg": {
-                    "tag": facts["tag"],
+                    "tag": metadata["tag"],
                     "num_classes": backbone.num_classes,
                     **({"label_names": labels} if labels else {}),
                 },
-                "man_zoo": facts,
+                "man_zoo": metadata,
             },
             safe_serialization=True,
             data_config={key: getattr(data, key) for key in _PREPROCESSING},
         )
         # Once more, because save_for_hf takes no metadata. Under one key, because safetensors writes
         # several in any order, and an export of the same weights should be the same file.
-        metadata = {key: facts[key] for key in ("version", "name", "tag", "config_sha256")}
-        save_file(backbone.state_dict(), unfinished / WEIGHTS, {"man_zoo": json.dumps(metadata)})
+        header = {key: metadata[key] for key in ("version", "name", "tag", "config_sha256")}
+        save_file(backbone.state_dict(), unfinished / WEIGHTS, {"man_zoo": json.dumps(header)})
         write_card(
             unfinished / CARD,
-            facts,
+            metadata,
             architecture=backbone.pretrained_cfg["architecture"],
             labels=labels,
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..console import UserError, whole_folder, write_json
 from ..weights import CARD, CONFIG, INDEX, SMALL, WEIGHTS, Weights, is_installed, read_index, sha256
-from .card import card_of, read_facts
+from .card import card_of, read_metadata
 
 
 def add_to_index(
@@ -29,14 +29,14 @@ def add_to_index(
             "an installed package."
         )
     entries = read_index()
-    facts = read_facts(folder)
+    metadata = read_metadata(folder)
     file = folder / WEIGHTS
     weights = Weights(
-        facts["name"],
-        facts["tag"],
+        metadata["name"],
+        metadata["tag"],
         sha256(file),
         file.stat().st_size,
-        facts["metrics"],
+        metadata["metrics"],
         repository,
         revision,
     )

@@ -9,7 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
 from ..console import UserError, log_without_credentials, noted, without_credentials
 from ..weights import CARD, CONFIG, WEIGHTS, Weights, is_installed, read_index
-from .card import card_of, read_facts
+from .card import card_of, read_metadata
 from .index import add_to_index
 
 
@@ -90,7 +90,7 @@ def plan_push(folder: Path, repository: str) -> list[CommitOperationAdd]:
             )
         if not path.is_file():
             raise UserError(f"{folder} has no {path.name}; expected a folder of `man-zoo export`.")
-    read_facts(folder)
+    read_metadata(folder)
     return [
         CommitOperationAdd(WEIGHTS, folder / WEIGHTS),
         CommitOperationAdd(CONFIG, folder / CONFIG),
@@ -99,8 +99,8 @@ def plan_push(folder: Path, repository: str) -> list[CommitOperationAdd]:
 
 
 def _title(folder: Path) -> str:
-    facts = read_facts(folder)
-    return f"{facts['name']}.{facts['tag']}"
+    metadata = read_metadata(folder)
+    return f"{metadata['name']}.{metadata['tag']}"
 
 
 def _delete(api: HfApi, repository: str, error: BaseException) -> None:

@@ -142,6 +142,11 @@ def create_trainer(
             f"--grad-accum-steps {args.grad_accum_steps} is more than the {batches} batches of an "
             "epoch; expected at most that many."
         )
+    if args.batch_size == 1 and _averages_vectors(model):
+        raise ValueError(
+            "--batch-size 1 leaves the auxiliaries' BatchNorm one value a feature to average; "
+            "expected 2 or more, or --model-kwargs head_norm=group."
+        )
     mixup = create_mixup(args, task, model)
     model.to(accelerator.device)
     if args.channels_last:
@@ -163,6 +168,10 @@ def create_trainer(
         clip_grad=args.clip_grad,
         only_head=args.tune == "head",
     )
+
+
+def _averages_vectors(model: LocalModel) -> bool:
+    return any(isinstance(layer, nn.BatchNorm1d) for layer in model.auxiliaries.modules())
 
 
 def create_mixup(args: Namespace, task: Classification, model: LocalModel) -> Mixup | None:
