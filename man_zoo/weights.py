@@ -25,11 +25,11 @@ CARD, CONFIG, WEIGHTS, INDEX = "README.md", "config.json", "model.safetensors", 
 SMALL = 10_000_000  # bytes; heavier weights are on the Hub alone
 
 _WORD = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
-_PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parent
 # A wheel carries the index inside the package.
 HUB = next(
-    (hub for hub in (_PACKAGE / "_hub", _PACKAGE.parent / "hub") if os.path.isfile(hub / INDEX)),
-    _PACKAGE.parent / "hub",
+    (hub for hub in (PACKAGE / "_hub", PACKAGE.parent / "hub") if os.path.isfile(hub / INDEX)),
+    PACKAGE.parent / "hub",
 )
 
 
@@ -145,6 +145,11 @@ class Weights:
             )
             raise RuntimeError(said) from None  # what it is from may hold credentials
         return Path(path)
+
+
+def is_installed() -> bool:
+    """Whether the index is that of an installed package, which is no place to write into."""
+    return PACKAGE in HUB.parents
 
 
 def check_title(name: str, tag: str) -> None:

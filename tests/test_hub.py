@@ -271,6 +271,13 @@ def test_an_export_is_put_into_the_index(run, empty_hub) -> None:
     assert {path.name for path in empty_hub.iterdir()} == {"index.json", weights.title}
 
 
+def test_an_installed_package_is_not_written_into(run, empty_hub, monkeypatch) -> None:
+    monkeypatch.setattr(published, "PACKAGE", empty_hub.parent)
+    with pytest.raises(UserError, match="that is one of a checkout of man_zoo, and"):
+        add_to_index(run / "export")
+    assert not empty_hub.exists()
+
+
 def test_heavy_weights_stay_out_of_the_checkout(run, empty_hub, monkeypatch) -> None:
     monkeypatch.setattr("man_zoo.hub.index.SMALL", 1000)
     weights = add_to_index(run / "export")

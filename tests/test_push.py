@@ -77,6 +77,16 @@ def test_a_push_publishes_the_folder_and_enters_it_into_the_index(hub, here, fol
     assert not hub.private["me/digits"]
 
 
+def test_an_installed_package_publishes_and_is_not_written_into(
+    hub, here, folder, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(weights, "PACKAGE", here.parent)
+    assert push(folder) == 0
+    assert (hub.folder("me/digits") / "model.safetensors").is_file()
+    assert "index" not in capsys.readouterr().out
+    assert not here.exists()
+
+
 def test_a_private_repository(hub, folder) -> None:
     assert push(folder, "--private") == 0
     assert hub.private["me/digits"]

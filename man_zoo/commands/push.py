@@ -47,10 +47,10 @@ def run(args: Namespace) -> None:
         create_pr=args.create_pr,
     )
     print(without_credentials(commit.pr_url or commit.commit_url))
-    if weights is None:
+    if args.create_pr:
         print("a proposal, so it is not in the index until it is merged; put it there then with\n"
               f"man-zoo push {args.folder} --repo {args.repo} --update")  # fmt: skip
-    else:
+    elif weights:
         print(f"in the index as {weights.title}; commit {weights.folder.parent}")
 
 

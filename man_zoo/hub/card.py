@@ -82,7 +82,8 @@ The weights have the licence of man_zoo, Apache 2.0. {{ data_note }}
 
 _MAN = """@inproceedings{man,
   title = {Momentum Auxiliary Network for Supervised Local Learning},
-  author = {Su, Junhao and others},
+  author = {Su, Junhao and Cai, Changpeng and Zhu, Feiyu and He, Chenghao and Xu, Xiaojie and
+    Guan, Dongzhi and Si, Chenyang},
   booktitle = {ECCV},
   year = {2024},
   eprint = {2407.05623}, archivePrefix = {arXiv}
@@ -91,6 +92,8 @@ _CITATIONS = {
     "man": _MAN,
     "manpp": """@misc{manpp,
   title = {MAN++: Scaling Momentum Auxiliary Network for Supervised Local Learning in Vision Tasks},
+  author = {Su, Junhao and Zhu, Feiyu and Shi, Hengyu and Han, Tianyang and Qiu, Yurui and
+    Luo, Junfeng and Wei, Xiaoming and Gao, Jialin},
   year = {2025},
   eprint = {2507.16279}, archivePrefix = {arXiv}
 }""",

@@ -76,7 +76,7 @@ def export_run(
         "data": f"{data.name}, {data.train_count} images",
         "validation": f"{data.val_count} images",
         "epoch": f"{record['epoch']} of {args.epochs}" + (", averaged weights" if ema else ""),
-        "recipe": f"accelerate launch recipes/train.py {command_line(args)}".rstrip(),
+        "recipe": f"man-zoo train {command_line(args)}".rstrip(),
         "seconds": record["seconds"],
         "machine": recorded.machine,
         "version": man_zoo.__version__,

@@ -4,8 +4,8 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from ..console import whole_folder, write_json
-from ..weights import CARD, CONFIG, INDEX, SMALL, WEIGHTS, Weights, read_index, sha256
+from ..console import UserError, whole_folder, write_json
+from ..weights import CARD, CONFIG, INDEX, SMALL, WEIGHTS, Weights, is_installed, read_index, sha256
 from .card import card_of, read_metadata
 
 
@@ -20,8 +20,14 @@ def add_to_index(
         revision: The commit there.
 
     Raises:
-        UserError: If the folder is no export, or the index cannot be read.
+        UserError: If the folder is no export, the index cannot be read, or there is no checkout
+            for it.
     """
+    if is_installed():
+        raise UserError(
+            f"{folder} is not put into the index: that is one of a checkout of man_zoo, and this is "
+            "an installed package."
+        )
     entries = read_index()
     metadata = read_metadata(folder)
     file = folder / WEIGHTS

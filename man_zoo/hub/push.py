@@ -8,7 +8,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, constants, ge
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
 from ..console import UserError, log_without_credentials, noted, without_credentials
-from ..weights import CARD, CONFIG, WEIGHTS, Weights, read_index
+from ..weights import CARD, CONFIG, WEIGHTS, Weights, is_installed, read_index
 from .card import card_of, read_metadata
 from .index import add_to_index
 
@@ -24,8 +24,9 @@ def push(
 ) -> tuple[CommitInfo, Weights | None]:
     """Publish a folder in one commit, and put it into the index under that commit.
 
-    A proposal is not in the index: nobody knows yet which commit it will be, and whether. A new
-    repository that could not be filled is deleted again.
+    A proposal is not in the index: nobody knows yet which commit it will be, and whether. An
+    installed package's index stays as it is. A new repository that could not be filled is deleted
+    again.
 
     Args:
         folder: As :func:`man_zoo.hub.export.export_run` writes it.
@@ -36,7 +37,7 @@ def push(
         create_pr: Propose it as a pull request.
 
     Returns:
-        The commit, and the index's entry; ``None`` for a proposal.
+        The commit, and the index's entry if there is one.
 
     Raises:
         UserError: If the folder is no export, the index cannot be read, there is no token, or the
@@ -66,7 +67,7 @@ def push(
         if new:
             _delete(api, repository, error)
         raise
-    if create_pr:
+    if create_pr or is_installed():
         return commit, None
     with noted(
         f"published as {without_credentials(commit.commit_url)}, and `man-zoo push {folder} "
