@@ -17,6 +17,7 @@ from man_zoo.data.memory_loader import MemoryLoader
 from man_zoo.runs.config import parse_args
 from man_zoo.tasks import Classification
 from man_zoo.training.evaluate import evaluate_exits
+from man_zoo.training.losses import LossWatch
 from man_zoo.training.setup import create_accelerator
 from man_zoo.training.trainer import create_trainer
 
@@ -60,10 +61,14 @@ def train_case(method: str, accumulate: int) -> dict:
     losses = torch.stack(
         [trainer.train_batch(x[share], y[share]) for x, y in zip(images, target, strict=True)]
     )
+    watch = LossWatch(accelerator, model)
+    for i, of_batch in enumerate(losses):
+        watch.add(i, of_batch)
     trainer.finish_epoch()
     weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
     return {
         "losses": accelerator.reduce(losses, "mean"),
+        "mean_losses": watch.mean(),
         "weights": weights,
         "same_everywhere": bool((accelerator.gather(weights[None]) == weights).all()),
         "validation": validate(accelerator, model),

@@ -79,6 +79,13 @@ def test_smoothing_reaches_every_loss():
         torch.testing.assert_close(criterion(logits, target), expected)
 
 
+def test_keywords_of_the_optimizer():
+    args = parse_args(["--opt", "adamw", "--opt-kwargs", "eps=1e-3", "--momentum", "0.5"])
+    optimizers = create_optimizers(args, create())
+    assert len(optimizers) == 3
+    assert {group["eps"] for optimizer in optimizers for group in optimizer.param_groups} == {1e-3}
+
+
 def test_weight_decay_is_on_all_unless_biases_and_norms_are_spared():
     def decays(*words: str) -> dict[bool, set[float]]:
         """The decays of parameters of one dimension and less (True), and of more."""

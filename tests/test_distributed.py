@@ -28,6 +28,7 @@ def test_two_processes_equal_one(case, results):
     assert two["wrapped"] == {"DistributedDataParallel"}
     assert one["updates"] == two["updates"] == STEPS // case[1]
     torch.testing.assert_close(two["losses"], one["losses"], rtol=0, atol=1e-10)
+    assert two["mean_losses"] == pytest.approx(one["losses"].mean(0).tolist(), abs=1e-10)
     torch.testing.assert_close(two["weights"], one["weights"], rtol=0, atol=1e-10)
     assert two["same_everywhere"]
 

@@ -165,15 +165,14 @@ def test_an_epoch_goes_on_where_its_updates_begin(create):
 def test_batches_are_mixed_as_timm_mixes_them(create):
     model = localize(**GROUP_NORM)
     by_hand = copy.deepcopy(model).train()
-    [(images, target)] = draw(1)
-    words = ("--mixup", "0.5", "--cutmix", "1", "--mixup-switch-prob", "0.3", "--smoothing", "0")
-    trainer = create(model, 1, *PLAIN, *words)
-    mixup = Mixup(0.5, 1, switch_prob=0.3, label_smoothing=0, num_classes=CLASSES)
+    words = ("--mixup", "0.5", "--cutmix", "1", "--mixup-prob", "0.7", "--mixup-switch-prob", "0.3")
+    trainer = create(model, 8, *PLAIN, "--lr", "0", *words)
+    mixup = Mixup(0.5, 1, prob=0.7, switch_prob=0.3, label_smoothing=0, num_classes=CLASSES)
     np.random.seed(0)
-    losses = train(trainer, [(images.clone(), target)])  # timm mixes in place
+    losses = train(trainer, draw(8))
     np.random.seed(0)
-    output = by_hand.local_step(*mixup(images, target))
-    assert_close(losses[0], output.losses)
+    for mixed, batch in zip(losses, draw(8), strict=True):
+        assert_close(mixed, by_hand.local_step(*mixup(*batch)).losses)
 
 
 def test_an_epoch_trains_after_a_validation(create):
