@@ -102,9 +102,7 @@ def _sentence(error: Exception) -> str | None:
         return str(error)
     if _is_of_memory(error):
         first, *_ = str(error).strip().splitlines() or [type(error).__name__]
-        return (
-            f"there is not enough memory ({first.rstrip('.')}); a smaller batch needs less"
-        )
+        return f"there is not enough memory ({first.rstrip('.')}); a smaller batch needs less"
     if not isinstance(error, OSError) or not (_is_of_a_disk(error) or error.filename):
         return None
     where = f"{error.filename}: " if error.filename else ""
