@@ -27,6 +27,7 @@ from man_zoo import weights as published
 from man_zoo.commands.__main__ import main as run_command
 from man_zoo.data import LoaderInfo
 from man_zoo.hub.export import export_run
+from man_zoo.runs.checksums import write_checksums
 from man_zoo.runs.config import parse_args, save_args
 from man_zoo.runs.metadata import save_metadata
 from man_zoo.runs.model import create_model
@@ -221,6 +222,7 @@ def untrained_run(run: Path) -> Path:
     backbone = create_model(args, data, auxiliaries=False).backbone
     tensors = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
     save_file(tensors, checkpoint / "model.safetensors")
+    write_checksums(checkpoint)
     return run
 
 

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -186,7 +187,15 @@ def test_a_fault_leaves_what_was_published_before(fault, hub, folder) -> None:
     assert weights.read_index() == before
 
 
-def test_an_interrupted_push_publishes_nothing(hub, here, folder, capsys) -> None:
+@pytest.fixture
+def heeds_ctrl_c():
+    """What a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_push_publishes_nothing(hub, here, folder, heeds_ctrl_c, capsys) -> None:
     hub.faults["/lfs/"] = "Ctrl-C"
     assert push(folder) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "man-zoo push: interrupted."
