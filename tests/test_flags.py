@@ -23,7 +23,7 @@ REFUSED = [
     ("--k", ("0", "-1", "1.5"), WHOLE_FROM_1),
     ("--man-momentum", ("2", "-0.1", "nan"), FROM_0_TO_1),
     ("--layer-decay", ("0", "2", "nan"), PART),
-    ("--lr", ("nan", "-1", "inf"), FROM_0),
+    ("--lr", ("nan", "-1", "inf", "1e300"), FROM_0),
     ("--momentum", ("2", "1", "-0.1", "nan"), BELOW_1),
     ("--weight-decay", ("-1", "nan"), FROM_0),
     ("--clip-grad", ("-1", "0", "nan"), ABOVE_0),
@@ -39,7 +39,7 @@ REFUSED = [
     ("--mixup-switch-prob", ("2", "nan"), FROM_0_TO_1),
     ("--model-ema-decay", ("2", "1", "nan", "-1"), BELOW_1),
     ("--seed", ("-1", str(2**70), "1.5"), SEED),
-    ("--cpu-threads", ("0", "-1"), WHOLE_FROM_1),
+    ("--cpu-threads", ("0", "-1", "100000"), "expected a whole number from 1 to 1024"),
     ("--checkpoint-hist", ("0",), WHOLE_FROM_1),
     ("--val-interval", ("0",), WHOLE_FROM_1),
     ("--log-interval", ("0",), WHOLE_FROM_1),
@@ -83,6 +83,13 @@ TOGETHER = {
     ),
     "an end above the peak": ("--min-lr 0.2", "--min-lr 0.2 is above --lr 0.1; expected 0.1 or"),
     "a start above the peak": ("--warmup-lr 1", "--warmup-lr 1.0 is above --lr 0.1; expected 0.1"),
+    "a keyword that is a flag": (
+        "--model-kwargs head=wide num_classes=7",
+        "--model-kwargs num_classes=7 is given by a flag; expected --num-classes.",
+    ),
+    "another": ("--opt-kwargs lr=3", "--opt-kwargs lr=3 is given by a flag; expected --lr."),
+    "a third": ("--sched-kwargs min_lr=0", "min_lr=0 is given by a flag; expected --min-lr."),
+    "an empty run": ("--resume=", "--resume is empty; expected a run folder."),
 }
 
 
@@ -127,7 +134,7 @@ COMMANDS = {
             ("--batch-size", ("0", "x"), WHOLE_FROM_1),
             ("--memory-batch-size", ("0",), WHOLE_FROM_1),
             ("--img-size", ("0", "-4"), WHOLE_FROM_1),
-            ("--cpu-threads", ("0",), WHOLE_FROM_1),
+            ("--cpu-threads", ("0", "2000"), "expected a whole number from 1 to 1024"),
             ("--model-kwargs", ("head",), PAIR),
             ("--json", ("nowhere/x.json", "."), "expected a file in a folder that is there"),
         ],

@@ -15,6 +15,7 @@ from man_zoo.console.numbers import (
     positive_number,
     probability,
     seed,
+    threads,
 )
 
 TAKEN = [
@@ -33,6 +34,8 @@ TAKEN = [
     (below_one, "0.9999", 0.9999),
     (seed, "0", 0),
     (seed, "2147483647", 2**31 - 1),
+    (threads, "1024", 1024),
+    (finite, "-1e38", -1e38),
     (memory_size, "6GiB", "6GiB"),
     (memory_size, ".5 gb", ".5 gb"),
 ]
@@ -41,7 +44,8 @@ REFUSED = [
     (non_negative, ("-1", "0.5", "inf"), "a whole number from 0"),
     (finite, ("nan", "inf", "-inf", "1e999", "x", ""), "a number"),
     (positive_number, ("0", "-0.1", "nan", "inf"), "a number above 0"),
-    (non_negative_number, ("-1e-9", "nan", "inf"), "a number from 0"),
+    (non_negative_number, ("-1e-9", "nan", "inf", "1e39"), "a number from 0"),
+    (threads, ("0", "1025", "100000"), "a whole number from 1 to 1024"),
     (probability, ("7", "-0.1", "1.0001", "nan", "half"), "a number from 0 to 1"),
     (fraction, ("0", "1.1", "nan"), "a number above 0 and up to 1"),
     (below_one, ("1", "2", "-0.1", "nan"), "a number from 0 and below 1"),

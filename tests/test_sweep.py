@@ -11,6 +11,7 @@ from recipe import ROOT, environment, flags, python, train_here, write_images
 
 from man_zoo.commands.sweep import parse_args
 from man_zoo.console import UserError
+from man_zoo.results.processes import Processes
 from man_zoo.results.records import read_results, result_of
 from man_zoo.results.sweep import read_sweep, sweep, train_run
 from man_zoo.runs import config
@@ -81,7 +82,7 @@ def test_a_stopped_run_goes_on_where_it_was(folder, monkeypatch):
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
     _, [run] = read(folder, {"config": "narrow.yaml", "flags": {"epochs": 2}})
-    assert train_run(run, [sys.executable, str(RECIPE)])
+    assert train_run(run, [sys.executable, str(RECIPE)], Processes())
     assert (run.folder / "log.jsonl").read_text().startswith(before)
     line = result_of(run.folder, "longer")
     assert [record["epoch"] for record in line["epochs"]] == [1, 2]

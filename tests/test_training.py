@@ -301,6 +301,10 @@ WRONG = {
     "optimizer keyword": ("--opt adamw --opt-kwargs colour=red", "unexpected keyword"),
     "schedule": ("--sched plateau", "Unknown schedule 'plateau'"),
     "schedule keyword": ("--sched-kwargs colour=red", "unexpected keyword"),
+    "schedule value": (
+        "--sched step --epochs 9 --warmup-epochs 2 --sched-kwargs decay_epochs=0",
+        "--sched step with --sched-kwargs: ",
+    ),
     "data": ("--data-dir nowhere", "nowhere is not a directory"),
     "precision": ("--mixed-precision fp16", "fp16 is not for the CPU; expected bf16 or no"),
     "accumulation": ("--grad-accum-steps 99", "more than the 6 batches of an epoch"),

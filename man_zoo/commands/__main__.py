@@ -1,12 +1,12 @@
 """The ``man-zoo`` command."""
 
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from importlib import import_module
 
 from .. import __version__
-from ..console import UserError, exit_status
+from ..console import Parser, UserError, exit_status
 from ..messages import unknown
 
 COMMANDS = {
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _help(words: Sequence[str]) -> None:
     listed = "\n".join(f"  {name:<10} {about}" for name, about in COMMANDS.items())
-    parser = ArgumentParser(
+    parser = Parser(
         prog="man-zoo",
         usage="man-zoo COMMAND ... | --help | --version",
         description="Local learning with timm models.",

@@ -1,5 +1,6 @@
 """``man-zoo evaluate MODEL``: what weights can do on a data set."""
 
+import re
 import sys
 import time
 from argparse import ArgumentParser, Namespace
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from ..console import Parser, UserError, exit_status, table, user_errors
 from ..data import LoaderInfo, add_data_args, create_loaders
 from ..local_model import LocalModel
+from ..messages import unknown
 from ..parallel.processes import on_cpu, share_of_cores
 from ..runs.config import read_args
 from ..runs.folder import ARGS
@@ -133,6 +135,8 @@ def _load(args: Namespace) -> Any:
         )
     folder = (Path(args.model) / CONFIG).is_file()
     name = f"local-dir:{args.model}" if folder else args.model
+    if not (re.search("[:/]", name) or timm.is_model(name)):
+        raise unknown("model", name, timm.list_models())
     # What the folder or repository of someone else holds can fail in any way.
     with user_errors(Exception, about=args.model), blaming_files_of(name):
         return timm.create_model(name, pretrained=True)

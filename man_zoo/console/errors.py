@@ -81,19 +81,17 @@ def exit_status(program: str, run: Callable[[], object]) -> int:
         print(end="", flush=True)
     except KeyboardInterrupt as error:
         _say(program, "interrupted", error)
-        status = _INTERRUPTED
+        return _INTERRUPTED
     except BrokenPipeError:
-        status = _NO_READER
+        _print_what_can_be()
+        return _NO_READER
     except Exception as error:
         sentence = _sentence(error)
         if sentence is None:
             raise
         _say(program, sentence, error)
-        status = 1
-    else:
-        return 0
-    _drop_what_cannot_be_printed()
-    return status
+        return 1
+    return 0
 
 
 def _sentence(error: Exception) -> str | None:
@@ -136,7 +134,7 @@ def _threads_leave_it_to_us() -> Iterator[None]:
         threading.excepthook = before
 
 
-def _drop_what_cannot_be_printed() -> None:
+def _print_what_can_be() -> None:
     try:
         print(end="", flush=True)
     except OSError:
@@ -145,6 +143,7 @@ def _drop_what_cannot_be_printed() -> None:
 
 
 def _say(program: str, sentence: str, error: BaseException) -> None:
+    _print_what_can_be()  # before the sentence, where both go to one file
     # Every process meets the same error, but for those that say otherwise.
     if os.environ.get("RANK", "0") == "0" or getattr(error, "of_one_process", False):
         said = "; ".join([sentence, *getattr(error, "__notes__", ())])

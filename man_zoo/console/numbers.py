@@ -8,6 +8,8 @@ import re
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 
+_LARGEST = 3.4e38  # all of them are a float32 in the end
+
 
 def positive(text: str) -> int:
     """A whole number from 1."""
@@ -79,6 +81,6 @@ def _number(text: str, expected: str, fits: Callable[[float], bool]) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not (math.isfinite(value) and fits(value)):
+    if not (abs(value) <= _LARGEST and fits(value)):
         raise ArgumentTypeError(f"expected {expected}, got {text!r}")
     return value

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmark import live_cost
-from ..console import write_text
+from ..console import disk_errors, user_errors, write_text
 from ..data import LoaderInfo
 from ..runs.config import read_args, settings
 from ..runs.folder import SUMMARY, load_log
@@ -32,16 +32,19 @@ def result_of(run: Path, name: str) -> dict[str, Any]:
         ``peak_gib`` (live tensors) and ``flops_per_image``.
 
     Raises:
-        UserError: If there is no such run.
+        UserError: If there is no such run, or it is not whole.
     """
     args, metadata = read_args(run), load_metadata(run)
     data = metadata.data
     summary = read_json(run / SUMMARY)
     records = load_log(run)
+    with user_errors(KeyError, TypeError, about=f"{run} is damaged"):
+        ended = {key: summary[key] for key in ("model", "top1", "top5", "blocks", "exits")}
+        seconds = sum(record["seconds"] for record in records)
     return {
         "name": name,
         "seed": args.seed,
-        "model": summary["model"],
+        "model": ended.pop("model"),
         "settings": {key: value for key, value in settings(args).items() if value is not None},
         "data": {
             **{key: getattr(data, key) for key in ("name", "train_count", "val_count")},
@@ -50,8 +53,8 @@ def result_of(run: Path, name: str) -> dict[str, Any]:
         "machine": metadata.machine,
         "commit": metadata.commit,
         "epochs": [_epoch(record) for record in records],
-        **{key: summary[key] for key in ("top1", "top5", "blocks", "exits")},
-        "seconds": sum(record["seconds"] for record in records),
+        **ended,
+        "seconds": seconds,
         **step_cost(args, data),
     }
 
@@ -72,8 +75,19 @@ def step_cost(args: Namespace, data: LoaderInfo) -> dict[str, float]:
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """The lines of a results file; none if there is no such file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    """The lines of a results file; none if there is no such file.
+
+    Raises:
+        UserError: If it is another kind of file.
+    """
+    if not path.exists():
+        return []
+    with disk_errors(path), user_errors(ValueError, RecursionError, about=f"{path} is no results"):
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for line in lines:
+            if not (isinstance(line, dict) and {"name", "seed"} <= line.keys()):
+                raise ValueError("a line has no name and seed.")
+    return lines
 
 
 def add_result(path: Path, result: dict[str, Any]) -> None:

@@ -11,7 +11,6 @@ Runs are processes of the training recipe, so that one that fails takes no other
 
 import os
 import shlex
-import subprocess
 from argparse import Namespace
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -21,14 +20,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..console import UserError, user_errors
+from ..console import UserError, noted, user_errors
 from ..messages import unknown
-from ..parallel import launcher
 from ..parallel.processes import share_of_cores
 from ..runs.config import parse_args, read_args, settings
 from ..runs.folder import ARGS, SUMMARY
 from ..runs.recipes import PACKAGE
 from ..runs.yaml_flags import load_yaml, words_of
+from .processes import Processes
 from .records import add_result, read_results, result_of
 
 TRAIN = "man_zoo.commands.train"  # as a process of its own
@@ -77,16 +76,19 @@ def sweep(args: Namespace) -> list[dict[str, Any]]:
             at the end, if runs failed.
     """
     results, runs = read_sweep(args.sweep, args.output, args.flags)
+    read_results(results)  # before hours are spent on what could not be put there
     with user_errors(about="--launch"):
         command = [*shlex.split(args.launch), "-m", TRAIN]
     if args.jobs > 1:
         command += ["--cpu-threads", str(max(1, share_of_cores() // args.jobs))]
     failed: list[str] = []
+    processes = Processes()
     with (
+        noted("the same command goes on where its runs are."),
         tqdm(total=len(runs), unit="run", desc=args.sweep.stem) as bar,
         ThreadPoolExecutor(args.jobs) as pool,
     ):
-        futures = {pool.submit(train_run, run, command): run for run in runs}
+        futures = {pool.submit(train_run, run, command, processes): run for run in runs}
         try:
             for future in as_completed(futures):
                 run = futures[future]
@@ -97,8 +99,9 @@ def sweep(args: Namespace) -> list[dict[str, Any]]:
                     failed.append(run.folder.name)
                     bar.write(f"{run.folder.name}: {error}")
                 bar.update()
-        except KeyboardInterrupt:
+        except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            processes.interrupt()  # which the pool then waits for
             raise
     if failed:
         raise UserError(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}.")
@@ -189,12 +192,13 @@ def _is_begun(run: Run) -> bool:
     return (run.folder / ARGS).is_file()
 
 
-def train_run(run: Run, command: Sequence[str]) -> bool:
+def train_run(run: Run, command: Sequence[str], processes: Processes) -> bool:
     """Train a run to its end; whether there was anything to train.
 
     Args:
         run: The run; its output goes to a log file beside its folder.
         command: What starts the training recipe.
+        processes: The sweep's.
 
     Raises:
         UserError: If it cannot be started, or fails: with the last line that it printed.
@@ -204,11 +208,8 @@ def train_run(run: Run, command: Sequence[str]) -> bool:
     words = ("--resume", str(run.folder), *run.flags) if _is_begun(run) else run.words
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     log = run.folder.with_name(f"{run.folder.name}.log")
-    environment = os.environ | {launcher.SWEEP: str(os.getpid())}  # it ends with this process
-    with log.open("a") as output, user_errors(OSError):
-        status = subprocess.call(
-            [*command, *words], stdout=output, stderr=subprocess.STDOUT, env=environment
-        )
+    with user_errors(OSError):
+        status = processes.run([*command, *words], log)
     if status:
         last = (log.read_text().strip().splitlines() or ["it printed nothing"])[-1]
         raise UserError(f"failed with status {status}: {last} ({log} has the rest)")

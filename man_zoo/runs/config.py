@@ -24,6 +24,13 @@ _OF_A_PLACE = {
     *("output", "experiment", "checkpoint_hist", "log_interval", "log_with"),
     *("data_dir", "download", "workers", "validation_batch_size", "cpu_threads"),
 }
+# Keywords that flags give: another value beside theirs would be one of two.
+_FLAGS_OF = {
+    "model_kwargs": ("method", "k", "cuts", "recompute", "form", "memory_budget", "pretrained",
+                     "img_size", "in_chans", "num_classes"),
+    "opt_kwargs": ("lr", "momentum", "weight_decay", "filter_bias_and_bn"),
+    "sched_kwargs": ("warmup_epochs", "warmup_lr", "min_lr"),
+}  # fmt: skip
 # What a resumed run may do differently; all else would be another run.
 _MAY_CHANGE = {*_OF_A_PLACE, "epochs"}
 
@@ -46,6 +53,8 @@ def parse_args(
     parser = build_parser(program)
     parser.set_defaults(**defaults)
     given = parser.parse_args(argv)
+    if given.resume == "":
+        raise UserError("--resume is empty; expected a run folder.")
     saved = _read_run(given.resume, parser) if given.resume else []
     config = [word for name in given.config for word in read_yaml(find_config(name), parser)]
     args = parser.parse_args([*saved, *config, *argv])
@@ -57,6 +66,7 @@ def parse_args(
                 "shell; --data-dir with that address says that you trust it."
             )
     _check_schedule(args)
+    _check_keywords(args)
     return args
 
 
@@ -123,6 +133,15 @@ def _check_schedule(args: Namespace) -> None:
         value = getattr(args, key)
         if value > limit:
             raise UserError(f"{flag_of(key)} {value} is {of}; expected {limit} or less.")
+
+
+def _check_keywords(args: Namespace) -> None:
+    for key, flags in _FLAGS_OF.items():
+        for name in getattr(args, key).keys() & set(flags):
+            raise UserError(
+                f"{flag_of(key)} {name}={getattr(args, key)[name]} is given by a flag; expected "
+                f"{flag_of(name)}."
+            )
 
 
 def refuse_changes(args: Namespace) -> None:

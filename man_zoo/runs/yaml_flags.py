@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from ..console import Keywords, UserError, user_errors
+from ..console import Keywords, UserError, disk_errors, user_errors
 from ..messages import unknown
 from .flags import build_parser
 
@@ -59,7 +59,8 @@ def load_yaml(path: Path) -> Any:
     Raises:
         UserError: If it is not YAML.
     """
-    with user_errors(yaml.YAMLError, UnicodeDecodeError, about=f"{path} is not YAML"):
+    kinds = (yaml.YAMLError, UnicodeDecodeError, RecursionError)
+    with disk_errors(path), user_errors(*kinds, about=f"{path} is not YAML"):
         return yaml.load(path.read_text(encoding="utf-8"), _Loader)
 
 

@@ -97,8 +97,9 @@ def create_schedulers(
     """
     if args.sched not in SCHEDULES:
         raise unknown("schedule", args.sched, SCHEDULES)
-    with user_errors(TypeError, about=f"--sched {args.sched} with --sched-kwargs"):
-        return [
+    kinds = (TypeError, ValueError, ArithmeticError)
+    with user_errors(*kinds, about=f"--sched {args.sched} with --sched-kwargs"):
+        schedulers = [
             create_scheduler_v2(
                 optimizer,
                 sched=args.sched,
@@ -112,3 +113,6 @@ def create_schedulers(
             )[0]
             for optimizer in optimizers
         ]
+        for update in (args.epochs * updates_per_epoch, 0):  # what is wrong may show late
+            schedulers[0].step_update(update)
+    return schedulers
