@@ -31,6 +31,8 @@ def in_a_terminal(output: Path, *words: str) -> Iterator[psutil.Popen]:
             stdout=file,
             stderr=subprocess.STDOUT,
             process_group=0,
+            # Tests that a shell has put into the background would hand on that it is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:
         yield command
