@@ -234,6 +234,12 @@ def test_epochs_between_validations_are_trained_and_saved_alone(data, tmp_path, 
         load_epoch(run, 1)
 
 
+def test_an_epoch_is_whole_updates(run, tmp_path):
+    """Of six batches the last two make no update of four, and are not left to the next epoch."""
+    run("--grad-accum-steps", "4", "--epochs", "3")
+    assert [line["step"] for line in load_log(tmp_path / "run")] == [1, 2, 3]
+
+
 def test_a_run_that_goes_on_is_not_finished(data, tmp_path, monkeypatch):
     train_here(*flags(data, tmp_path))
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == 1
