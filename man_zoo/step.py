@@ -1,12 +1,16 @@
 """One training step of any local method: block by block, each graph freed before the next runs."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from .auxiliary import MomentumLink
+from .draws import drawn_from
+
+Backward = Callable[[Tensor], object]
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,10 @@ def local_step(
     target: Tensor,
     *,
     restored: Tensor | None = None,
-    backward: Callable[[Tensor], object] = torch.Tensor.backward,
+    backward: Backward | Sequence[Backward] = torch.Tensor.backward,
     step: Callable[[int], object] | None = None,
     update_momentum: bool = True,
+    key: Sequence[int] | None = None,
 ) -> LocalOutput:
     """Forward, backward and, where asked, update of every block in turn (MAN, algorithm 1).
 
@@ -44,17 +49,22 @@ def local_step(
         images: Normalised images ``(B, C, H, W)``.
         target: Class indices ``(B,)`` or probabilities ``(B, classes)``.
         restored: The images un-normalised, for auxiliaries that look at them.
-        backward: How to run a loss backward, e.g. ``accelerator.backward``.
+        backward: How to run a loss backward, e.g. ``accelerator.backward``; one for all blocks or
+            one a block.
         step: Called with the block's index (from 0) right after its backward: the place for
             the block's own optimizer.
         update_momentum: Whether MAN's copies follow in this step; off while gradients accumulate.
+        key: Seed and step, say: a block's random numbers then follow from these and its index
+            alone. Drawn from torch's generators as they are if left out.
     """
     features, losses, last = images, [], len(blocks) - 1
+    backwards = [backward] * len(blocks) if callable(backward) else backward
     for j, block in enumerate(blocks):
-        features, loss, logits = block(features, target, restored)
+        with nullcontext() if key is None else drawn_from(*key, j, device=images.device):
+            features, loss, logits = block(features, target, restored)
         if j == last:
             del features  # nobody reads them, and backward needs the room
-        backward(loss)
+        backwards[j](loss)
         losses.append(loss.detach())
         # The last reference to the graph's root: without this the block would outlive its turn.
         del loss

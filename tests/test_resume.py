@@ -245,7 +245,9 @@ def test_the_newest_checkpoint_is_the_one_of_most_epochs(tmp_path):
         (tmp_path / checkpoint_name(epoch)).mkdir()
     (tmp_path / "epoch-0002.bak").mkdir()
     progress = Progress(epoch=10_001, best_epoch=9_998)
-    checkpoints = Checkpoints(Accelerator(cpu=True), Linear(1, 1), None, progress, tmp_path, keep=2)
+    checkpoints = Checkpoints(
+        Accelerator(cpu=True), Linear(1, 1), None, {}, progress, tmp_path, keep=2
+    )
     assert find_checkpoint(tmp_path).name == "epoch-10001"
     checkpoints.tidy()
     names = [path.name for path in list_checkpoints(tmp_path)]

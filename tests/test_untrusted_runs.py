@@ -116,7 +116,7 @@ OF_A_CHECKPOINT = [
     *(("random_states_0.pkl", write) for write in PICKLES),
     *(("custom_checkpoint_0.pkl", write) for write in PICKLES),
     ("custom_checkpoint_1.pkl", write_torchs),
-    ("scaler.pt", write_torchs),
+    ("scaler_0.pt", write_torchs),
     ("scheduler.bin", write_torchs),
     ("sampler.bin", write_torchs),
     ("dl_state_dict.bin", write_torchs),

@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-import torch
 from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedDataParallelKwargs, get_mixed_precision_context_manager
 from timm.utils import distribute_bn
 from torch import nn
@@ -13,18 +11,13 @@ from torch import nn
 DDP_KEYWORDS = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
 
 
-def prepare_blocks(
-    accelerator: Accelerator,
-    blocks: Sequence[nn.Module],
-    optimizers: Sequence[torch.optim.Optimizer],
-) -> tuple[list[nn.Module], list[AcceleratedOptimizer]]:
-    """Blocks and their optimizers as Accelerate wraps them, for processes and for precision."""
-    prepared = accelerator.prepare(*blocks, *optimizers)
-    wrapped = prepared[: len(blocks)]
+def prepare_blocks(accelerator: Accelerator, blocks: Sequence[nn.Module]) -> list[nn.Module]:
+    """Blocks as Accelerate wraps them, for processes and for precision."""
+    wrapped = [accelerator.prepare(block) for block in blocks]
     if accelerator.native_amp:
         for block in wrapped:
             _keep_low_precision(accelerator, block)
-    return list(wrapped), list(prepared[len(blocks) :])
+    return wrapped
 
 
 def _keep_low_precision(accelerator: Accelerator, block: nn.Module) -> None:

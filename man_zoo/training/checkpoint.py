@@ -57,15 +57,16 @@ class Progress:
 class Checkpoints:
     """Saves and restores a run through Accelerate.
 
-    Accelerate keeps optimizers, random states and the gradient scaler; the weights of all blocks go
-    into one file, the LocalModel's own state_dict, and progress and weight EMA into files of their
-    own. Nothing is registered with Accelerate, which would unpickle it, and a run that is passed on
-    could bring code along; what it loads by itself is tensors and numbers only.
+    Accelerate keeps the random states; the weights of all blocks go into one file, the LocalModel's
+    own state_dict, and the weight EMA, the state of each block's training and progress into files
+    of their own. Nothing is registered with Accelerate, which would unpickle it, and a run that is
+    passed on could bring code along; what it loads by itself is tensors and numbers only.
 
     Args:
         accelerator: With the blocks and their optimizers prepared.
         model: The model that the blocks are parts of.
         average: The moving average of the backbone, if one is kept.
+        states: What else has a state, e.g. optimizers, by the names of their files.
         progress: How far the run is.
         folder: The run's ``checkpoints`` folder.
         keep: How many of the newest to keep beside the best.
@@ -76,6 +77,7 @@ class Checkpoints:
         accelerator: Accelerator,
         model: LocalModel,
         average: nn.Module | None,
+        states: Mapping[str, Any],
         progress: Progress,
         folder: Path,
         keep: int,
@@ -86,6 +88,7 @@ class Checkpoints:
             folder,
             keep,
         )
+        self.states = states
         self.modules: dict[str, nn.Module] = {WEIGHTS: model}
         if average is not None:
             self.modules[AVERAGE] = average
@@ -97,12 +100,16 @@ class Checkpoints:
         if self.accelerator.is_main_process:
             for name, module in self.modules.items():
                 _save(module.state_dict(), Path(folder) / name)
+            for name, state in self.states.items():
+                torch.save(state.state_dict(), Path(folder) / name)
             self.progress.save(Path(folder) / _PROGRESS)
 
     def _load_weights(self, models: list, folder: str) -> None:
         models.clear()
         for name, module in self.modules.items():
             module.load_state_dict(load_file(Path(folder) / name))
+        for name, state in self.states.items():
+            state.load_state_dict(read_pickle(Path(folder) / name))
         self.progress.load(Path(folder) / _PROGRESS)
 
     def save(self) -> None:
@@ -114,12 +121,13 @@ class Checkpoints:
         try:
             with disk_errors(unfinished):
                 self.accelerator.save_state(str(unfinished))
+                self.accelerator.wait_for_everyone()
+                if self.accelerator.is_main_process:
+                    write_checksums(unfinished)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
-        self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            write_checksums(unfinished)
             unfinished.rename(self.folder / checkpoint_name(self.progress.epoch))
             self.tidy()
 

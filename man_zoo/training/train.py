@@ -68,7 +68,13 @@ def train(args: Namespace, run: Path) -> Finished:
         trainer = create_trainer(args, accelerator, task, model, len(loader))
         average = trainer.ema.module if trainer.ema else None
         checkpoints = Checkpoints(
-            accelerator, model, average, progress, run / CHECKPOINTS, args.checkpoint_hist
+            accelerator,
+            model,
+            average,
+            trainer.states,
+            progress,
+            run / CHECKPOINTS,
+            args.checkpoint_hist,
         )
         set_seed(args.seed, device_specific=True)  # ... and from here random numbers of its own
         if args.resume:

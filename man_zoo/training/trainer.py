@@ -2,11 +2,13 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import OPTIMIZER_NAME
 from timm.data import Mixup
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from ..local_model import LocalModel
 from ..parallel.data_parallel import average_statistics, prepare_blocks
+from ..step import Backward
 from ..tasks import Classification
 from .compile import compile_blocks
 from .optim import create_optimizers, create_schedulers
@@ -27,9 +30,10 @@ class Trainer:
         accelerator: That the blocks and optimizers were prepared with.
         model: The model that the blocks are parts of.
         blocks: Its blocks, prepared: wrapped for data parallelism and mixed precision.
-        optimizers: One a block, prepared.
+        optimizers: One a block.
         schedulers: One an optimizer.
         updates_per_epoch: Updates, not batches.
+        seed: Of the random numbers that blocks draw.
         mixup: timm's mixup and cutmix, if wanted.
         ema: Moving average of the backbone's weights, if wanted.
         clip_grad: Largest norm of each block's gradient, if any.
@@ -39,14 +43,31 @@ class Trainer:
     accelerator: Accelerator
     model: LocalModel
     blocks: Sequence[nn.Module]
-    optimizers: Sequence[AcceleratedOptimizer]
+    optimizers: Sequence[torch.optim.Optimizer]
     schedulers: Sequence[Scheduler]
     updates_per_epoch: int
+    seed: int = 0
     mixup: Mixup | None = None
     ema: ModelEmaV3 | None = None
     clip_grad: float | None = None
     only_head: bool = False
     updates: int = 0
+    batches: int = field(default=0, init=False)  # since the run began
+    scalers: Sequence[torch.amp.GradScaler] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # One a block, so that what overflows in one block is no other block's business.
+        device, shared = self.accelerator.device.type, self.accelerator.scaler
+        self.scalers = [torch.amp.GradScaler(device) for _ in self.blocks] if shared else []
+
+    @property
+    def states(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the training beside weights, by the names of its files."""
+        optimizers = {
+            f"{OPTIMIZER_NAME}_{j}.bin" if j else f"{OPTIMIZER_NAME}.bin": optimizer
+            for j, optimizer in enumerate(self.optimizers)
+        }
+        return optimizers | {f"scaler_{j}.pt": scaler for j, scaler in enumerate(self.scalers)}
 
     @property
     def lr(self) -> float:
@@ -57,6 +78,7 @@ class Trainer:
         """Put everything in place for ``epoch``, counted from 0."""
         self.model.train(not self.only_head)  # frozen layers keep BatchNorm's statistics
         self._schedule(epoch * self.updates_per_epoch)
+        self.batches = self.updates * self.accelerator.gradient_accumulation_steps
 
     def train_batch(self, images: Tensor, target: Tensor) -> Tensor:
         """Train on one batch of this process; every ``gradient_accumulation_steps``-th updates.
@@ -75,10 +97,12 @@ class Trainer:
                 images,
                 target,
                 blocks=self.blocks,
-                backward=self.accelerator.backward,
+                backward=self._backwards(),
                 step=self._update_block,
                 update_momentum=self.accelerator.sync_gradients,
+                key=(self.seed, self.accelerator.process_index, self.batches),
             )
+        self.batches += 1
         if self.accelerator.sync_gradients:
             self._finish_update()
         return output.losses
@@ -87,20 +111,27 @@ class Trainer:
         """Block j's own update, right after its backward; nothing while gradients accumulate."""
         if not self.accelerator.sync_gradients:
             return
-        optimizer, scaler = self.optimizers[j], self.accelerator.scaler
+        optimizer, scaler = self.optimizers[j], self.scalers[j] if self.scalers else None
         if self.clip_grad is not None:
-            self.accelerator.unscale_gradients(optimizer)
+            if scaler is not None:
+                scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(self.blocks[j].parameters(), self.clip_grad)
         if scaler is None:
             optimizer.step()
         else:
-            # Not Accelerate's step: it would move the scale after every block.
-            scaler.step(optimizer.optimizer)
+            scaler.step(optimizer)
+            scaler.update()
         optimizer.zero_grad()
 
+    def _backwards(self) -> Sequence[Backward]:
+        if not self.scalers:
+            return [self.accelerator.backward] * len(self.blocks)
+        return [partial(self._scaled_backward, scaler) for scaler in self.scalers]
+
+    def _scaled_backward(self, scaler: torch.amp.GradScaler, loss: Tensor) -> None:
+        scaler.scale(loss / self.accelerator.gradient_accumulation_steps).backward()
+
     def _finish_update(self) -> None:
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.update()
         if self.ema is not None:
             self.ema.update(self.model.backbone)
         self._schedule(self.updates + 1)
@@ -155,14 +186,14 @@ def create_trainer(
         compile_blocks(model.blocks)
     optimizers = create_optimizers(args, model)
     schedulers = create_schedulers(args, optimizers, updates_per_epoch)
-    blocks, prepared = prepare_blocks(accelerator, model.blocks, optimizers)
     return Trainer(
         accelerator,
         model,
-        blocks,
-        prepared,
+        prepare_blocks(accelerator, model.blocks),
+        optimizers,
         schedulers,
         updates_per_epoch,
+        args.seed,
         mixup=mixup,
         ema=ModelEmaV3(model.backbone, decay=args.model_ema_decay) if args.model_ema else None,
         clip_grad=args.clip_grad,
