@@ -145,7 +145,7 @@ class LocalModel(nn.Module):
             ValueError: For images of a size that the auxiliaries do not take.
         """
         self._need_auxiliaries("local_step")
-        self._check_size(images)
+        self.check_size(images)
         return local_step(
             self.blocks if blocks is None else blocks,
             self.links,
@@ -197,7 +197,12 @@ class LocalModel(nn.Module):
                 "pass auxiliaries=True."
             )
 
-    def _check_size(self, images: Tensor) -> None:
+    def check_size(self, images: Tensor) -> None:
+        """Refuse images ``(B, C, H, W)`` that the auxiliaries do not take.
+
+        Raises:
+            ValueError: If they are of another size than the auxiliaries are built for.
+        """
         (height, width), given = self.input_size[1:], images.shape[2:]
         any_size = all(auxiliary.any_size for auxiliary in self.auxiliaries)
         if not any_size and given != (height, width):

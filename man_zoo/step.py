@@ -18,11 +18,12 @@ class LocalOutput:
     """What a training step gives back.
 
     Args:
-        logits: The network's logits ``(B, classes)``, detached, in training mode.
+        logits: The last block's logits ``(B, classes)``, detached, in training mode: the network's,
+            or an auxiliary's where others train the blocks after it, ``None`` if it has none.
         losses: Local losses ``(K,)`` in order of the blocks, detached; the last is the head's.
     """
 
-    logits: Tensor
+    logits: Tensor | None
     losses: Tensor
 
 
@@ -37,6 +38,8 @@ def local_step(
     step: Callable[[int], object] | None = None,
     update_momentum: bool = True,
     key: Sequence[int] | None = None,
+    first: int = 0,
+    pass_on: Callable[[Tensor], object] | None = None,
 ) -> LocalOutput:
     """Forward, backward and, where asked, update of every block in turn (MAN, algorithm 1).
 
@@ -51,19 +54,23 @@ def local_step(
         restored: The images un-normalised, for auxiliaries that look at them.
         backward: How to run a loss backward, e.g. ``accelerator.backward``; one for all blocks or
             one a block.
-        step: Called with the block's index (from 0) right after its backward: the place for
-            the block's own optimizer.
+        step: Called with the block's index (from 0, of these) right after its backward: the place
+            for the block's own optimizer.
         update_momentum: Whether MAN's copies follow in this step; off while gradients accumulate.
         key: Seed and step, say: a block's random numbers then follow from these and its index
             alone. Drawn from torch's generators as they are if left out.
+        first: Index of the first of these blocks in the network, where others train those before.
+        pass_on: Takes the last block's features, right after its forward, where others go on.
     """
     features, losses, last = images, [], len(blocks) - 1
     backwards = [backward] * len(blocks) if callable(backward) else backward
     for j, block in enumerate(blocks):
-        with nullcontext() if key is None else drawn_from(*key, j, device=images.device):
+        with nullcontext() if key is None else drawn_from(*key, first + j, device=images.device):
             features, loss, logits = block(features, target, restored)
         if j == last:
-            del features  # nobody reads them, and backward needs the room
+            if pass_on is not None:
+                pass_on(features)
+            del features  # nobody else reads them, and backward needs the room
         backwards[j](loss)
         losses.append(loss.detach())
         # The last reference to the graph's root: without this the block would outlive its turn.

@@ -115,6 +115,7 @@ def replay(path: Path) -> Errors:
         out = model.local_step(images, target)
         optimizer.step()
         losses.append(out.losses)
+    assert out.logits is not None
     wanted = _double(info["losses_per_step"])
     wanted_logits = _double(info["logits_step3"])
     return Errors(

@@ -1,0 +1,285 @@
+"""Block parallelism: a process for each run of consecutive blocks, and no bubble in a step.
+
+No gradient crosses a cut, so while a process trains its blocks on one batch, the one before it is
+at the next batch already. Features, targets and, where an auxiliary looks at them, images go
+forward. Nothing comes back but the parameters that MAN's copy follows: block j's copy follows the
+first unit of block j + 1 as it was *before* that block's update of the same batch, and that is what
+the next process has when it has finished the batch before. So block-parallel training does what
+:func:`man_zoo.local_step` does in one process, bit for bit.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..auxiliary import MomentumLink
+from ..families import list_units
+from ..local_model import LocalModel
+from ..split import block_ranges
+from ..step import LocalOutput, local_step
+from .neighbours import Inbox, Outbox
+
+
+class BlockParallel:
+    """This process's share of a local model that P processes train, each a run of its blocks.
+
+    Every process builds the same model, makes one of these from it, and calls :meth:`step` once a
+    batch; the first one brings the batches. That neighbours are a batch apart comes by itself,
+    from each waiting for what the one before it sends. Parameters of blocks that are not this
+    process's move to the ``meta`` device, and all others to ``device``.
+
+    Args:
+        model: The whole model, with equal weights in every process.
+        ranges: The blocks of each process, consecutive, e.g. ``[range(0, 3), range(3, 4)]``.
+        group: The P processes, e.g. of one dimension of a DeviceMesh; all there are by default.
+        device: Where this process trains; where the model is by default.
+        queue: How many batches a process may be ahead of the next one. With 1, the default,
+            training is exact. With more, uneven processes wait less for each other, and the copy
+            at the end of a process follows parameters that are up to ``queue - 1`` updates older.
+
+    Raises:
+        ValueError: If ``ranges`` are not all blocks in order, or not as many as processes.
+    """
+
+    def __init__(
+        self,
+        model: LocalModel,
+        ranges: Sequence[range],
+        group: dist.ProcessGroup | None = None,
+        device: torch.device | None = None,
+        queue: int = 1,
+    ) -> None:
+        count = dist.get_world_size(group) if dist.is_initialized() else 1
+        _check(ranges, len(model.blocks), count)
+        place = dist.get_rank(group) if count > 1 else 0
+        self.model, self.own, self.queue = model, ranges[place], queue
+        self.is_first, self.is_last = place == 0, place == count - 1
+        self.device = device or next(model.parameters()).device
+        self.blocks = model.blocks[self.own.start : self.own.stop]
+        self.links = model.links[self.own.start : self.own.stop - 1]
+        self.across: MomentumLink | None = None  # from a mirror of the next process's first unit
+        self.watched: list[Tensor] = []  # what the process before mirrors
+        if model.links and not self.is_last:
+            link = model.links[self.own[-1]]
+            mirror = copy.deepcopy(link.source).requires_grad_(False).to(self.device)
+            self.across = MomentumLink(mirror, link.target)
+        _place(model, self.blocks, self.device)
+        if model.links and not self.is_first:
+            self.watched = list(model.links[self.own[0] - 1].source.parameters())
+        # Images go as far as an auxiliary looks at them.
+        self._image_in, self._image_out = (
+            any(auxiliary.needs_image for auxiliary in model.auxiliaries[start:])
+            for start in (self.own.start, self.own.stop)
+        )
+        self._features: list[Tensor] = []
+        self._unmirrored = 0  # the next process's updates that the mirror has yet to take
+        if count > 1:
+            self._connect(group, place)
+
+    def _connect(self, group: dist.ProcessGroup | None, place: int) -> None:
+        ranks = dist.get_process_group_ranks(group)
+        forward, back = (_communicator(ranks) for _ in range(2))
+        if not self.is_last:
+            following = ranks[place + 1]
+            self.to_next = Outbox(following, forward)
+            self.from_next = Inbox(following, back, self.device)
+        if not self.is_first:
+            previous = ranks[place - 1]
+            self.from_previous = Inbox(previous, forward, self.device)
+            self.to_previous = Outbox(previous, back)
+
+    # Training -------------------------------------------------------------------------------------
+
+    def step(
+        self,
+        images: Tensor | None = None,
+        target: Tensor | None = None,
+        *,
+        blocks: Sequence[nn.Module] | None = None,
+        update_momentum: bool = True,
+        **options: Any,
+    ) -> LocalOutput:
+        """This process's share of one training step.
+
+        Args:
+            images: Normalised images ``(B, C, H, W)``; looked at in the first process alone.
+            target: Class indices ``(B,)`` or probabilities ``(B, classes)``; likewise.
+            blocks: This process's blocks, wrapped (DDP, compiled); as they are by default.
+            update_momentum: Whether MAN's copies follow in this step, the same in every process.
+            options: ``backward``, ``step`` and ``key`` of :func:`man_zoo.local_step`; ``step`` is
+                called with the index among this process's blocks.
+
+        Returns:
+            Losses ``(own.stop,)`` of all blocks up to this process's last, and its logits.
+
+        Raises:
+            ValueError: For images of a size that the auxiliaries do not take, and for none in the
+                first process.
+        """
+        features, target, image, before = self._begin(images, target)
+        output = local_step(
+            self.blocks if blocks is None else blocks,
+            self.links,
+            features,
+            target,
+            restored=image,
+            update_momentum=update_momentum,
+            first=self.own.start,
+            pass_on=None if self.is_last else self._features.append,
+            **options,
+        )
+        losses = torch.cat([before, output.losses]) if len(before) else output.losses
+        if self.watched and update_momentum:
+            self.to_previous.put([_vector(self.watched)], headers=False)
+        if not self.is_last:
+            rest = [image] if self._image_out and image is not None else []
+            self.to_next.put([self._features.pop(), target, losses, *rest])
+        if self.across is not None and update_momentum:
+            if self._unmirrored == self.queue:
+                self._mirror()
+            self._unmirrored += 1
+            self.across.update()
+        self._wait(features=self.queue - 1, parameters=self.queue)
+        return LocalOutput(output.logits, losses)
+
+    def _begin(
+        self, images: Tensor | None, target: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """Features, target, un-normalised image, and the losses of the blocks before."""
+        if not self.is_first:
+            features, target, losses, *rest = self.from_previous.take(3 + self._image_in)
+            return features, target, rest[0] if rest else None, losses
+        images, target = _given(images, target)
+        self.model.check_size(images)
+        return images, target, self.model.restore(images), images.new_empty(0)
+
+    def _mirror(self) -> None:
+        """Take the next process's parameters, as they were after one update more."""
+        assert self.across is not None
+        mirror = list(self.across.source.parameters())
+        vector = _vector(mirror)
+        self.from_next.fill([vector])
+        for own, new in zip(mirror, vector.split([p.numel() for p in mirror]), strict=True):
+            own.copy_(new.view(own.shape))
+        self._unmirrored -= 1
+
+    def _wait(self, features: int = 0, parameters: int = 0) -> None:
+        """Wait until no more messages of either kind than these have yet to arrive."""
+        if not self.is_last:
+            self.to_next.wait(features)
+        if not self.is_first:
+            # One more than features: it is taken at the next update, and batches may come between.
+            self.to_previous.wait(parameters)
+
+    def finish(self) -> None:
+        """Let the last batches pass through: all processes are at the same step after this.
+
+        Called in every process, before validation, before weights are saved, and at the end.
+        """
+        while self._unmirrored:
+            self._mirror()
+        self._wait()
+
+    # Validation -----------------------------------------------------------------------------------
+
+    def forward(
+        self, backbone: nn.Module, images: Tensor | None = None, target: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor]:
+        """A backbone's logits ``(B, classes)``, in the last process, and the target everywhere.
+
+        Args:
+            backbone: The model's own, or a copy of it, e.g. its moving average.
+            images: As for :meth:`step`.
+            target: As for :meth:`step`.
+        """
+        if self.is_first and self.is_last:
+            images, target = _given(images, target)
+            return [backbone(images)], target
+        features, target = self._begin_forward(images, target)
+        units = list_units(backbone)
+        ranges = block_ranges(self.model.cuts, len(units))
+        for i in range(ranges[self.own.start].start, ranges[self.own[-1]].stop):
+            features = units.modules[i](features)
+        self._end_forward(features, target)
+        return [units.head(features)] if self.is_last else [], target
+
+    def forward_exits(
+        self, images: Tensor | None = None, target: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor]:
+        """Logits ``(B, classes)`` of every block of this process, and the target.
+
+        Args:
+            images: As for :meth:`step`.
+            target: As for :meth:`step`.
+        """
+        features, target = self._begin_forward(images, target)
+        exits = []
+        for block in self.blocks:
+            features = block.units(features)
+            exits.append(block.classify(features))
+        self._end_forward(features, target)
+        return exits, target
+
+    def _begin_forward(self, images: Tensor | None, target: Tensor | None) -> tuple[Tensor, Tensor]:
+        if self.is_first:
+            return _given(images, target)
+        features, target = self.from_previous.take(2)
+        return features, target
+
+    def _end_forward(self, features: Tensor, target: Tensor) -> None:
+        if not self.is_last:
+            self.to_next.put([features, target])
+            self.to_next.wait()
+
+
+def _communicator(ranks: list[int]) -> dist.ProcessGroup:
+    group = dist.new_group(ranks, use_local_synchronization=True)
+    assert isinstance(group, dist.ProcessGroup)  # this process is one of the ranks
+    dist.barrier(group)  # all at once: one that its first two users alone connect can hang
+    return group
+
+
+def _check(ranges: Sequence[range], blocks: int, processes: int) -> None:
+    if [j for own in ranges for j in own] != list(range(blocks)) or not all(map(len, ranges)):
+        raise ValueError(
+            f"Every process trains one block or more and all {blocks} are trained, in order; got "
+            f"{[list(own) for own in ranges]}."
+        )
+    if len(ranges) != processes:
+        raise ValueError(f"Blocks were given to {len(ranges)} process(es); there are {processes}.")
+
+
+def _given(images: Tensor | None, target: Tensor | None) -> tuple[Tensor, Tensor]:
+    if images is None or target is None:
+        raise ValueError("The first of the processes brings images and target; it was given none.")
+    return images, target
+
+
+def _place(model: LocalModel, own: Sequence[nn.Module], device: torch.device) -> None:
+    """Move the model to ``device``, and what only other processes' blocks have to ``meta``."""
+    kept = {id(tensor) for block in own for tensor in _tensors(block)}
+    others = {id(tensor) for block in model.blocks for tensor in _tensors(block)} - kept
+    # A unit may share a parameter with the backbone itself, e.g. a position embedding.
+    for layer in (layer for whole in (model, *model.blocks) for layer in whole.modules()):
+        for name, tensor in (*layer._parameters.items(), *layer._buffers.items()):
+            if tensor is not None and id(tensor) in others:
+                setattr(layer, name, _without_data(tensor))
+    model._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def _without_data(tensor: Tensor) -> Tensor:
+    meta = tensor.detach().to("meta")
+    return nn.Parameter(meta, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else meta
+
+
+def _vector(parameters: Sequence[Tensor]) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in parameters])

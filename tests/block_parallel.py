@@ -1,0 +1,149 @@
+"""``block_parallel.py FILE [all]``: train cases block-parallel, and each in one process as well.
+
+Run by torchrun with four processes: two pairs share the cases of two. Says, for every case, what of
+block-parallel training differs from ``local_step`` in one process: local losses of every step, and
+at the end every parameter and buffer. With ``all`` every combination is a case.
+"""
+
+import sys
+from itertools import product
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import man_zoo
+from man_zoo import BlockParallel, LocalModel
+
+STEPS, BATCH, SIZE, CLASSES, SEED = 20, 4, 16, 3, 5
+METHODS = {
+    "dgl": {"method": "dgl"},
+    "infopro": {"method": "infopro"},
+    "predsim": {"method": "predsim"},
+    "auglocal": {"method": "auglocal"},
+    "man_dgl, release": {"method": "man_dgl", "form": "release"},
+    "man_dgl, paper": {"method": "man_dgl", "form": "paper"},
+    "man_infopro": {"method": "man_infopro"},
+    "manpp_dgl": {"method": "manpp_dgl"},
+}
+BACKBONES = {
+    "resnet20": {},
+    "vit_tiny_patch16_224": {"patch_size": 4, "depth": 8, "embed_dim": 24, "drop_path_rate": 0.3},
+}
+# Each process trains these blocks of four.
+RANGES = {
+    2: [range(1), range(1, 4)],
+    3: [range(1), range(1, 3), range(3, 4)],
+    4: [range(1), range(1, 2), range(2, 3), range(3, 4)],
+}
+DTYPES = (torch.float64, torch.float32)
+ALL = list(product(METHODS, BACKBONES, RANGES, DTYPES))
+# Every method on every backbone, and in turn every number of processes and every precision.
+FEW = [
+    (method, backbone, list(RANGES)[i % 3], DTYPES[i % 2])
+    for i, (method, backbone) in enumerate(product(METHODS, BACKBONES))
+]
+
+
+def create(method: str, backbone: str, dtype: torch.dtype) -> LocalModel:
+    """The same model in every process."""
+    torch.manual_seed(SEED)
+    keywords = METHODS[method] | BACKBONES[backbone]
+    k = 5 if method == "auglocal" else 4  # which has a block less in the end
+    model = man_zoo.localize(backbone, k=k, num_classes=CLASSES, img_size=SIZE, **keywords)
+    return model.train().to(dtype)
+
+
+def batches(dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+    """What the first process, or the only one, trains on."""
+    generator = torch.Generator().manual_seed(SEED)
+    return [
+        (
+            torch.randn(BATCH, 3, SIZE, SIZE, dtype=dtype, generator=generator).contiguous(
+                memory_format=torch.channels_last
+            ),
+            torch.randint(CLASSES, (BATCH,), generator=generator),
+        )
+        for _ in range(STEPS)
+    ]
+
+
+def train(model: LocalModel, parallel: BlockParallel | None, dtype, accumulate: int) -> Tensor:
+    """Losses ``(STEPS, blocks)``, as far as this process knows them."""
+    blocks = parallel.blocks if parallel else model.blocks
+    optimizers = [torch.optim.SGD(b.parameters(), 0.05, 0.9, weight_decay=1e-4) for b in blocks]
+    one_step = parallel.step if parallel else model.local_step
+    losses = []
+    for number, batch in enumerate(batches(dtype)):
+        update = (number + 1) % accumulate == 0
+
+        def step(j: int, update: bool = update) -> None:
+            if update:
+                optimizers[j].step()
+                optimizers[j].zero_grad()
+
+        mine = batch if parallel is None or parallel.is_first else (None, None)
+        output = one_step(*mine, step=step, update_momentum=update, key=(SEED, number))
+        losses.append(output.losses)
+    if parallel:
+        parallel.finish()
+    return torch.stack(losses)
+
+
+def own_state(model: LocalModel) -> dict[str, Tensor]:
+    """What this process has of the model."""
+    return {name: value for name, value in model.state_dict().items() if not value.is_meta}
+
+
+def differences(method: str, backbone: str, processes: int, dtype, accumulate: int, group) -> list:
+    """Names of what differs, in the first process; nothing in the others."""
+    model = create(method, backbone, dtype)
+    parallel = BlockParallel(model, RANGES[processes], group)
+    mine = train(model, parallel, dtype, accumulate), own_state(model)
+    everyone: list = [None] * processes
+    dist.all_gather_object(everyone, mine, group)
+    if not parallel.is_first:
+        return []
+    model = create(method, backbone, dtype)
+    losses, state = train(model, None, dtype, accumulate), model.state_dict()
+    parts = [part for _, part in everyone]
+    held = [name for part in parts for name in part]
+    return [
+        *(["losses"] if not torch.equal(everyone[-1][0], losses) else []),
+        *(
+            name
+            for _, part in everyone
+            for name in part
+            if not torch.equal(part[name], state[name])
+        ),
+        *(f"{name} is nowhere" for name in state if name not in held),
+        *(f"{name} is twice there" for name in held if held.count(name) > 1),
+    ]
+
+
+def main(path: str, cases: list) -> None:
+    dist.init_process_group("gloo")
+    torch.set_num_threads(1)
+    rank, results = dist.get_rank(), {}
+    # Three last: torch counts groups, and the fourth process has no part in those.
+    for count in (2, 4, 3):
+        pairs = [dist.new_group([first, first + 1]) for first in (0, 2)]
+        trio = dist.new_group(range(3))
+        group = {2: pairs[rank // 2], 3: trio, 4: dist.group.WORLD}[count]
+        own = [case for case in cases if case[2] == count]
+        if count == 2:
+            own = own[rank // 2 :: 2]
+        for case in own if rank < 3 or count != 3 else []:
+            # Two batches to an update where there are three processes.
+            results[case] = differences(*case, 1 + (count == 3), group)
+    everyone: list = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, results)
+    if rank == 0:
+        found = {case: [n for part in everyone for n in part.get(case, [])] for case in cases}
+        torch.save(found, path)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], ALL if sys.argv[2:] == ["all"] else FEW)
