@@ -137,7 +137,7 @@ class LocalModel(nn.Module):
             images: Normalised images ``(B, C, H, W)``.
             target: Class indices ``(B,)`` or probabilities ``(B, classes)``.
             blocks: The model's blocks, wrapped (DDP, compiled); as they are by default.
-            options: ``backward``, ``step``, ``update_momentum``, ``key`` of
+            options: ``backward``, ``step``, ``update_momentum``, ``late``, ``key`` of
                 :func:`man_zoo.local_step`.
 
         Raises:

@@ -37,6 +37,7 @@ def local_step(
     backward: Backward | Sequence[Backward] = torch.Tensor.backward,
     step: Callable[[int], object] | None = None,
     update_momentum: bool = True,
+    late: bool = False,
     key: Sequence[int] | None = None,
     first: int = 0,
     pass_on: Callable[[Tensor], object] | None = None,
@@ -54,9 +55,12 @@ def local_step(
         restored: The images un-normalised, for auxiliaries that look at them.
         backward: How to run a loss backward, e.g. ``accelerator.backward``; one for all blocks or
             one a block.
-        step: Called with the block's index (from 0, of these) right after its backward: the place
-            for the block's own optimizer.
+        step: Called with the block's index (from 0, of these) after its backward: the place for
+            the block's own optimizer.
         update_momentum: Whether MAN's copies follow in this step; off while gradients accumulate.
+        late: Whether a block's ``step`` and its copy wait for the next block's backward, so that
+            its gradients may be averaged over processes meanwhile. Nothing else changes: the copy
+            still follows before the next block's ``step``.
         key: Seed and step, say: a block's random numbers then follow from these and its index
             alone. Drawn from torch's generators as they are if left out.
         first: Index of the first of these blocks in the network, where others train those before.
@@ -64,6 +68,13 @@ def local_step(
     """
     features, losses, last = images, [], len(blocks) - 1
     backwards = [backward] * len(blocks) if callable(backward) else backward
+
+    def finish(j: int) -> None:
+        if step is not None:
+            step(j)
+        if links and update_momentum and j < len(links):
+            links[j].update()
+
     for j, block in enumerate(blocks):
         with nullcontext() if key is None else drawn_from(*key, first + j, device=images.device):
             features, loss, logits = block(features, target, restored)
@@ -75,8 +86,10 @@ def local_step(
         losses.append(loss.detach())
         # The last reference to the graph's root: without this the block would outlive its turn.
         del loss
-        if step is not None:
-            step(j)
-        if links and update_momentum and j < len(links):
-            links[j].update()
+        if not late:
+            finish(j)
+        elif j > 0:
+            finish(j - 1)
+    if late:
+        finish(last)
     return LocalOutput(logits, torch.stack(losses))

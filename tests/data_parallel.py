@@ -2,18 +2,25 @@
 
 Run by one process or by several under torchrun, the global batches are the same. Every case is in
 float64 and without BatchNorm, so results may differ by rounding only. What becomes of BatchNorm's
-statistics is told under ``"statistics"``.
+statistics is told under ``"statistics"``; of plain DDP, which waits in backward, and of a process
+that is behind under ``"plain"`` and ``"waits"``.
 """
 
+import gc
 import sys
+from datetime import timedelta
 from itertools import product
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from accelerate.state import AcceleratorState, GradientState
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 import man_zoo
 from man_zoo.data.memory_loader import MemoryLoader
+from man_zoo.parallel.data_parallel import Replica
 from man_zoo.runs.config import parse_args
 from man_zoo.tasks import Classification
 from man_zoo.training.evaluate import evaluate_exits
@@ -30,10 +37,11 @@ METHODS = {
     "man_infopro": {"method": "man_infopro"},
 }
 CASES = list(product(METHODS, (1, 2)))
+PLAIN = [("e2e", 1), ("man_dgl, release", 1), ("man_dgl, paper", 2)]
 
 
-def train_case(method: str, accumulate: int) -> dict:
-    """Losses, weights and validation after ``STEPS`` batches."""
+def train_case(method: str, accumulate: int, plain: bool = False) -> dict:
+    """Losses, weights and validation after ``STEPS`` batches; in plain DDP where asked."""
     GradientState._reset_state()
     AcceleratorState._reset_state()
     flags = f"--lr 0.05 --clip-grad 1 --cpu-threads 1 --grad-accum-steps {accumulate}"
@@ -52,6 +60,12 @@ def train_case(method: str, accumulate: int) -> dict:
     )
     task = Classification(CLASSES)
     trainer = create_trainer(args, accelerator, task, model.double(), batches=STEPS)
+    if plain:
+        trainer.blocks = [
+            DistributedDataParallel(block.module, broadcast_buffers=False)
+            for block in trainer.blocks
+        ]
+        gc.collect()  # takes the hooks of what wrapped them before along
     generator = torch.Generator().manual_seed(0)
     shape = (STEPS, GLOBAL_BATCH)
     images = torch.randn(*shape, 3, SIZE, SIZE, dtype=torch.float64, generator=generator)
@@ -99,6 +113,32 @@ def average_statistics() -> dict:
     return {name: (before[name], statistics(module)) for name, module in modules.items()}
 
 
+def waits() -> list[bool]:
+    """Whether a block's backward waits for a process that is behind: plain DDP's, and ours."""
+    told = []
+    for wrap in (DistributedDataParallel, Replica):
+        block = wrap(nn.Linear(4, 1))
+        store, key = dist.distributed_c10d._get_default_store(), f"{wrap.__name__} is through"
+        if dist.get_rank() == 1:
+            told.append(not _comes(store, key))
+        block(torch.ones(2, 4)).sum().backward()
+        if dist.get_rank() == 0:
+            store.set(key, "")
+        if isinstance(block, Replica):
+            block.averages.wait()
+        dist.barrier()
+    dist.broadcast_object_list(told := told or [None, None], src=1)
+    return told
+
+
+def _comes(store: dist.Store, key: str) -> bool:
+    try:
+        store.wait([key], timedelta(seconds=2))
+    except dist.DistStoreError:
+        return False
+    return True
+
+
 def validate(accelerator, model) -> dict:
     """Accuracy on 10 images in batches of 4: two processes get batches of 4 and 1."""
     generator = torch.Generator().manual_seed(1)
@@ -118,6 +158,9 @@ def validate(accelerator, model) -> dict:
 if __name__ == "__main__":
     results: dict = {case: train_case(*case) for case in CASES}
     results["statistics"] = average_statistics()
+    if AcceleratorState().num_processes > 1:
+        results["plain"] = {case: train_case(*case, plain=True) for case in PLAIN}
+        results["waits"] = waits()
     if AcceleratorState().is_main_process:
         torch.save(results, sys.argv[1])
     AcceleratorState().destroy_process_group()

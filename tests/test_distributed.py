@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from data_parallel import CASES, STEPS
+from data_parallel import CASES, PLAIN, STEPS
 from recipe import ROOT, flags, python, write_images
 
 HELPER = str(ROOT / "tests" / "data_parallel.py")
@@ -25,12 +25,26 @@ def results(tmp_path_factory) -> tuple[dict, dict]:
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_equal_one(case, results):
     one, two = (result[case] for result in results)
-    assert two["wrapped"] == {"DistributedDataParallel"}
+    assert two["wrapped"] == {"Replica"}
     assert one["updates"] == two["updates"] == STEPS // case[1]
     torch.testing.assert_close(two["losses"], one["losses"], rtol=0, atol=1e-10)
     assert two["mean_losses"] == pytest.approx(one["losses"].mean(0).tolist(), abs=1e-10)
     torch.testing.assert_close(two["weights"], one["weights"], rtol=0, atol=1e-10)
     assert two["same_everywhere"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", PLAIN)
+def test_averages_that_come_late_change_no_bit(case, results):
+    late, plain = results[1][case], results[1]["plain"][case]
+    assert plain["wrapped"] == {"DistributedDataParallel"}
+    assert torch.equal(late["losses"], plain["losses"])
+    assert torch.equal(late["weights"], plain["weights"])
+
+
+@pytest.mark.slow
+def test_a_blocks_backward_does_not_wait_for_the_other_process(results):
+    assert results[1]["waits"] == [True, False]
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """No gradient crosses a cut, and a block's graph is gone before the next block runs."""
 
 import copy
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -110,6 +111,45 @@ def test_the_next_block_sees_features_from_before_the_update() -> None:
     moving = model.local_step(images, target, step=lambda j: optimizers[j].step())
     assert torch.equal(moving.losses, still.local_step(images, target).losses)
     assert torch.equal(moving.logits, still.local_step(images, target).logits)
+
+
+@pytest.mark.parametrize("form", ["release", "paper"])
+def test_a_block_finished_late_is_the_same_to_the_bit(form: str) -> None:
+    model, images, target = model_and_batch("man_dgl", form=form)
+    now, order = three_steps(copy.deepcopy(model), images, target, late=False)
+    assert order[:5] == ["backward 0", "step 0", "copy 0", "backward 1", "step 1"]
+    late, order = three_steps(model, images, target, late=True)
+    assert order[:6] == ["backward 0", "backward 1", "step 0", "copy 0", "backward 2", "step 1"]
+    assert order[-4:] == ["backward 3", "step 2", "copy 2", "step 3"]
+    assert_equal(now, late)
+
+
+def three_steps(
+    model: man_zoo.LocalModel, images: Tensor, target: Tensor, late: bool
+) -> tuple[list[Tensor], list[str]]:
+    """Losses, logits and parameters after three steps, and what was done in which order."""
+    order: list[str] = []
+    optimizers = [torch.optim.SGD(block.parameters(), lr=0.1) for block in model.blocks]
+    for j, link in enumerate(model.links):
+        link.update = _told(order, f"copy {j}", link.update)
+    backwards = [_told(order, f"backward {j}", Tensor.backward) for j in range(4)]
+
+    def step(j: int) -> None:
+        order.append(f"step {j}")
+        optimizers[j].step()
+        optimizers[j].zero_grad()
+
+    for _ in range(3):
+        output = model.local_step(images, target, backward=backwards, step=step, late=late)
+    return [output.losses, output.logits, *model.parameters()], order
+
+
+def _told(order: list[str], name: str, call: Callable[..., object]) -> Callable[..., None]:
+    def told(*args: object) -> None:
+        order.append(name)
+        call(*args)
+
+    return told
 
 
 # Memory -------------------------------------------------------------------------------------------

@@ -1,23 +1,80 @@
-"""Data parallelism: every block is a DDP module of its own, wrapped by Accelerate."""
+"""Data parallelism: every block is a DDP module of its own, and averages while others run."""
 
 from collections.abc import Sequence
 
+import torch
+import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, get_mixed_precision_context_manager
+from accelerate.utils import get_mixed_precision_context_manager
 from timm.utils import distribute_bn
 from torch import nn
-
-# BatchNorm's statistics are averaged once an epoch, not broadcast at every step.
-DDP_KEYWORDS = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
+from torch.nn.parallel import DistributedDataParallel
 
 
-def prepare_blocks(accelerator: Accelerator, blocks: Sequence[nn.Module]) -> list[nn.Module]:
-    """Blocks as Accelerate wraps them, for processes and for precision."""
-    wrapped = [accelerator.prepare(block) for block in blocks]
+class Averages:
+    """A block's gradients on their way to being the averages over the processes.
+
+    DDP itself waits at the end of the block's backward. Told by :meth:`start` that all is done, it
+    does not, and whoever needs the gradients waits: the next block can run meanwhile.
+
+    Args:
+        group: The processes.
+    """
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self.group = group
+        self.under_way: list[dist.Work] = []
+
+    def start(self, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        """DDP's communication hook."""
+        gradients = bucket.buffer().mul_(1 / self.group.size())
+        work = dist.all_reduce(gradients, group=self.group, async_op=True)
+        self.under_way.append(work)
+        done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+        done.set_result(gradients)
+        return done
+
+    def wait(self) -> None:
+        """Return when the gradients are the averages, on the device if not on the host."""
+        for work in self.under_way:
+            work.wait()
+        self.under_way.clear()
+
+
+class Replica(DistributedDataParallel):
+    """A block that every process of a group has; ``averages`` says when its gradients are final.
+
+    Args:
+        block: The block; the group's first process's parameters become everyone's.
+        group: The processes; all of them by default.
+    """
+
+    def __init__(self, block: nn.Module, group: dist.ProcessGroup | None = None) -> None:
+        # The gradients are the very buckets that are summed in place. BatchNorm's statistics are
+        # averaged once an epoch, not broadcast at every step.
+        super().__init__(
+            block, process_group=group, gradient_as_bucket_view=True, broadcast_buffers=False
+        )
+        self.averages = Averages(self.process_group)
+        self.register_comm_hook(self.averages, Averages.start)
+
+
+def prepare_blocks(
+    accelerator: Accelerator, blocks: Sequence[nn.Module], group: dist.ProcessGroup | None = None
+) -> list[nn.Module]:
+    """Blocks for precision, as Accelerate wraps them, and for processes.
+
+    Args:
+        accelerator: For device and precision.
+        blocks: All of a model's blocks, or some.
+        group: The processes that have these blocks; all by default.
+    """
+    prepared = [accelerator.prepare_model(block, evaluation_mode=True) for block in blocks]
     if accelerator.native_amp:
-        for block in wrapped:
+        for block in prepared:
             _keep_low_precision(accelerator, block)
-    return wrapped
+    processes = group.size() if group else accelerator.num_processes
+    return [Replica(block, group) for block in prepared] if processes > 1 else prepared
 
 
 def _keep_low_precision(accelerator: Accelerator, block: nn.Module) -> None:
@@ -29,6 +86,12 @@ def _keep_low_precision(accelerator: Accelerator, block: nn.Module) -> None:
     plain = accelerator.unwrap_model(block, keep_fp32_wrapper=False)
     autocast = get_mixed_precision_context_manager(True, accelerator.autocast_handler)
     plain.forward = autocast(plain.forward)
+
+
+def average_gradients(block: nn.Module) -> None:
+    """Wait until a block's gradients are the averages over the processes that have it."""
+    if isinstance(block, Replica):
+        block.averages.wait()
 
 
 def average_statistics(accelerator: Accelerator, *modules: nn.Module) -> None:

@@ -15,7 +15,6 @@ from ..console import UserError, whole_folder
 from ..data import LoaderInfo
 from ..local_model import LocalModel
 from ..parallel.agree import agree
-from ..parallel.data_parallel import DDP_KEYWORDS
 from ..parallel.processes import on_cpu, share_of_cores
 from ..planner import BALANCED
 from ..runs.config import read_args, refuse_changes, save_args
@@ -122,7 +121,6 @@ def create_accelerator(args: Namespace, run: Path) -> Accelerator:
         mixed_precision=args.mixed_precision,
         gradient_accumulation_steps=args.grad_accum_steps,
         project_config=ProjectConfiguration(str(run), logging_dir=str(run)),
-        kwargs_handlers=[DDP_KEYWORDS],
     )
     if accelerator.device.type == "cpu":
         if accelerator.mixed_precision == "fp16":

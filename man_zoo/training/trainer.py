@@ -15,7 +15,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ..local_model import LocalModel
-from ..parallel.data_parallel import average_statistics, prepare_blocks
+from ..parallel.data_parallel import Replica, average_gradients, average_statistics, prepare_blocks
 from ..step import Backward
 from ..tasks import Classification
 from .compile import compile_blocks
@@ -100,6 +100,7 @@ class Trainer:
                 backward=self._backwards(),
                 step=self._update_block,
                 update_momentum=self.accelerator.sync_gradients,
+                late=any(isinstance(block, Replica) for block in self.blocks),
                 key=(self.seed, self.accelerator.process_index, self.batches),
             )
         self.batches += 1
@@ -108,9 +109,10 @@ class Trainer:
         return output.losses
 
     def _update_block(self, j: int) -> None:
-        """Block j's own update, right after its backward; nothing while gradients accumulate."""
+        """Block j's own update; nothing while gradients accumulate."""
         if not self.accelerator.sync_gradients:
             return
+        average_gradients(self.blocks[j])
         optimizer, scaler = self.optimizers[j], self.scalers[j] if self.scalers else None
         if self.clip_grad is not None:
             if scaler is not None:
