@@ -23,6 +23,7 @@ class UserError(Exception):
     """Something in the flags, the data or the run's course that is no bug; says what to change."""
 
     of_one_process = False  # of many: whether the others go on without a word of it
+    status = 1  # of the command that it ends
 
     def __init__(self, sentence: str) -> None:
         super().__init__(without_credentials(sentence))
@@ -71,9 +72,9 @@ def exit_status(program: str, run: Callable[[], object]) -> int:
     """Run a command, and end it as a command ends.
 
     Returns:
-        0; 1 after a :class:`UserError`, or a file or disk that is full, closed to us or not what
-        the command takes it for, whose sentence goes to standard error; 130 after Ctrl-C; 141 if
-        nobody reads what the command prints.
+        0; 1 after a :class:`UserError` that has no other ``status``, or a file or disk that is
+        full, closed to us or not what the command takes it for, whose sentence goes to standard
+        error; 130 after Ctrl-C; 141 if nobody reads what the command prints.
     """
     try:
         with suppress(SystemExit), _threads_leave_it_to_us():  # argparse's, after --help
@@ -90,7 +91,7 @@ def exit_status(program: str, run: Callable[[], object]) -> int:
         if sentence is None:
             raise
         _say(program, sentence, error)
-        return 1
+        return getattr(error, "status", 1)
     return 0
 
 

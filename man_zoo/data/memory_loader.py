@@ -68,7 +68,7 @@ class MemoryLoader:
         self.device, self.dtype = torch.device(device), dtype
         self.padding, self.hflip = (padding, hflip) if train else (0, 0.0)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.epoch = 0
+        self.set_epoch(0)
         if train:
             check_enough(self.count, batch_size, world_size)
 
@@ -81,9 +81,14 @@ class MemoryLoader:
         self.shift = 255 * torch.tensor(mean, device=self.device).view(-1, 1, 1)
         self.scale = 1 / (255 * torch.tensor(std, device=self.device)).view(-1, 1, 1)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order and augmentation the next pass will use."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch whose order and augmentation the next pass will use.
+
+        Args:
+            epoch: Counted from 0.
+            start: The batch with which the pass begins; those before it have been seen.
+        """
+        self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
         if self.train:
@@ -105,7 +110,7 @@ class MemoryLoader:
             down = right = torch.zeros(self.count, dtype=torch.int64, device=self.device)
             flip = down.bool()
 
-        for batch in batches:
+        for batch in batches[self.start :]:
             index = batch.to(self.device)
             images = self._crop(index, down[index], right[index], flip[index])
             yield self._normalise(images), self.targets[index]

@@ -2,8 +2,10 @@
 
 import math
 import random
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,11 @@ class _SeededImages(Dataset):
         index, seed = key
         with _random_state(seed):
             return self.images[index]
+
+
+def _leave_sigterm(worker: int) -> None:
+    """A batch system sends SIGTERM to all processes, but a run that stops needs its next batch."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextmanager
@@ -101,13 +108,19 @@ class StreamLoader:
         self.rank, self.world_size, self.workers = rank, world_size, workers
         self.device, self.dtype = torch.device(device), dtype
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.epoch = 0
+        self.set_epoch(0)
         if train and not self.iterable:
             check_enough(self.count, batch_size, world_size)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order and augmentation the next pass will use."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch whose order and augmentation the next pass will use.
+
+        Args:
+            epoch: Counted from 0.
+            start: The batch with which the pass begins. Those before it have been seen, and are not
+                read again, but for those of an iterable data set.
+        """
+        self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
         if self.iterable:  # an estimate: the count is this rank's, as timm's readers reckon it
@@ -123,7 +136,7 @@ class StreamLoader:
             self.dataset.source.set_epoch(self.epoch)
             batching: dict[str, Any] = {"batch_size": self.batch_size, "drop_last": self.train}
         else:
-            batching = {"batch_sampler": self._batches(generator)}
+            batching = {"batch_sampler": self._batches(generator)[self.start :]}
         # A new loader each epoch: its workers then start from this epoch's state. Given the
         # generator, it draws nothing from the training loop's own.
         loader = DataLoader(
@@ -131,9 +144,11 @@ class StreamLoader:
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             generator=generator,
+            worker_init_fn=_leave_sigterm,
             **batching,
         )
-        for images, targets in read(loader):
+        seen = self.start if self.iterable else 0
+        for images, targets in islice(read(loader), seen, None):
             images = images.to(
                 self.device, self.dtype, non_blocking=True, memory_format=self.memory_format
             )
