@@ -120,6 +120,7 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
         except Stopped:
             check_weights(model, trainer.updates)
             checkpoints.save()
+            accelerator.wait_for_everyone()  # a launcher ends the others when one has ended
             accelerator.end_training()
             raise
 
