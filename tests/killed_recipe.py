@@ -1,7 +1,7 @@
 """``killed_recipe.py FUNCTION N FLAGS``: the recipe, killed by SIGKILL as FUNCTION is called again.
 
 The first N - 1 calls go through. FUNCTION is a dotted name such as ``torch.save``. N may be
-``N:SIGNAL:RANK``, e.g. ``3:SIGTERM:1``, for another signal and for one process of several.
+``N:SIGNAL`` or ``N:SIGNAL:RANK``, e.g. ``3:SIGTERM:1``: another signal, one process of several.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 function = sys.argv[1]
-count, name_of_signal, rank = (sys.argv[2].split(":") + ["SIGKILL", ""])[:3]
+count, name_of_signal, rank = f"{sys.argv[2]}::".split(":")[:3]
 sys.argv[1:] = sys.argv[3:]
 owner, _, name = function.rpartition(".")
 module = pkgutil.resolve_name(owner)
@@ -26,7 +26,7 @@ def counted(*args, **kwargs):
     global calls
     calls += 1
     if calls == int(count) and rank in ("", os.environ.get("RANK")):
-        os.kill(os.getpid(), getattr(signal, name_of_signal))
+        os.kill(os.getpid(), getattr(signal, name_of_signal or "SIGKILL"))
     return original(*args, **kwargs)
 
 

@@ -1,11 +1,12 @@
-"""Several processes: one that is told to stop or is killed stops all, and the run goes on from it."""
+"""Of several processes one is told to stop, or killed: that stops all, and the run goes on."""
 
 import re
 from pathlib import Path
 
 import pytest
 from recipe import flags, python, write_images
-from test_resume import EVERYTHING, KILLED, TRAIN, TWO, assert_same_run
+from test_images import truncated
+from test_resume import EVERYTHING, KILLED, TRAIN, TWO, assert_same_run, records
 
 TRAIN_BATCH = "man_zoo.training.trainer.Trainer.train_batch"
 # How two processes share the work: the flags of each way.
@@ -15,7 +16,9 @@ MODES = {"data-parallel": ()}
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """Six batches an epoch for each of two processes."""
-    return write_images(tmp_path_factory.mktemp("data"), train=48)
+    data = write_images(tmp_path_factory.mktemp("data"), train=48)
+    truncated(data / "train" / "class0" / "3.png")
+    return data
 
 
 def said(output: str) -> list[str]:
@@ -25,7 +28,8 @@ def said(output: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_processes_stop_together_and_go_on_bit_identically(mode, data, tmp_path) -> None:
-    words = (*EVERYTHING, "--log-interval", "2", *MODES[mode])
+    streamed = ("--skip-bad-images", "--in-memory", "off", "--workers", "1")
+    words = (*EVERYTHING, *streamed, "--log-interval", "2", *MODES[mode])
     python(*TWO, TRAIN, *flags(data, tmp_path / "whole", *words))
     run = tmp_path / "broken" / "run"
 
@@ -47,4 +51,5 @@ def test_processes_stop_together_and_go_on_bit_identically(mode, data, tmp_path)
 
     python(*TWO, TRAIN, "--resume", str(run))
     assert_same_run(run, tmp_path / "whole" / "run")
+    assert [line["bad_images"] for line in records(run)] == [1, 1, 1]
     assert not list(run.rglob(".*"))

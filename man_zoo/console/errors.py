@@ -40,14 +40,17 @@ def user_errors(*kinds: type[Exception], about: str = "") -> Iterator[None]:
         about: What the sentence begins with, e.g. a flag.
 
     Raises:
-        UserError: In their place, with their message on one line.
+        UserError: In their place, with their message on one line, and their notes.
     """
     kinds = kinds or (ValueError, OSError)
     try:
         yield
     except kinds as error:
         sentence = " ".join(str(error).split())
-        raise UserError(f"{about}: {sentence}" if about else sentence) from error
+        users = UserError(f"{about}: {sentence}" if about else sentence)
+        for note in getattr(error, "__notes__", ()):
+            users.add_note(note)
+        raise users from error
 
 
 @contextmanager
@@ -147,5 +150,5 @@ def _say(program: str, sentence: str, error: BaseException) -> None:
     _print_what_can_be()  # before the sentence, where both go to one file
     # Every process meets the same error, but for those that say otherwise.
     if os.environ.get("RANK", "0") == "0" or getattr(error, "of_one_process", False):
-        said = "; ".join([sentence, *getattr(error, "__notes__", ())])
-        print(f"{program}: {said.rstrip('.')}.", file=sys.stderr)
+        clauses = (clause.rstrip(".") for clause in (sentence, *getattr(error, "__notes__", ())))
+        print(f"{program}: {'; '.join(clauses)}.", file=sys.stderr)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .images import StreamedImages, TransformedImages, read
 from .sampling import check_enough, epoch_generator, evaluation_batches, training_batches
+from .skipping import Skipping, collate
 
 
 class _SeededImages(Dataset):
@@ -60,6 +61,8 @@ class StreamLoader:
     :class:`~man_zoo.data.MemoryLoader`, and each image has a random state of its own drawn from the
     seed and the epoch, so the batches do not depend on the number of workers, and not on that of
     processes but for how they are shared.
+    An image that cannot be used ends the pass, or with ``skip_bad`` is told of in ``bad_images``:
+    the place of one in training goes to the next image of the batch, evaluation does without.
     An iterable data set shards itself, as timm's readers do, and its batches are reproducible for
     one number of workers and processes.
 
@@ -76,6 +79,7 @@ class StreamLoader:
         device: Where batches go.
         dtype: Of the images.
         channels_last: Memory format of the images.
+        skip_bad: Go on without images that cannot be used; not for an iterable data set.
 
     Raises:
         ValueError: If the training set is smaller than one global batch.
@@ -96,6 +100,7 @@ class StreamLoader:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         channels_last: bool = True,
+        skip_bad: bool = False,
     ):
         self.iterable = isinstance(dataset, IterableDataset)
         if self.iterable:
@@ -103,6 +108,10 @@ class StreamLoader:
             self.dataset: Any = StreamedImages(dataset, mode, transform)
         else:
             self.dataset = _SeededImages(TransformedImages(dataset, mode, transform))
+        if skip_bad:
+            self.dataset = Skipping(self.dataset, fill=train)
+        self.skip_bad = skip_bad
+        self.bad_images: list[str] = []  # a sentence on each that the last pass has left out
         self.count = len(dataset)
         self.batch_size, self.train, self.seed = batch_size, train, seed
         self.rank, self.world_size, self.workers = rank, world_size, workers
@@ -145,14 +154,26 @@ class StreamLoader:
             pin_memory=self.device.type == "cuda",
             generator=generator,
             worker_init_fn=_leave_sigterm,
+            collate_fn=collate if self.skip_bad else None,
             **batching,
         )
+        batches = self._without_bad(loader) if self.skip_bad else self._all(loader)
         seen = self.start if self.iterable else 0
-        for images, targets in islice(read(loader), seen, None):
+        for images, targets in islice(batches, seen, None):
             images = images.to(
                 self.device, self.dtype, non_blocking=True, memory_format=self.memory_format
             )
             yield images, targets.to(self.device, non_blocking=True)
+
+    def _all(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+        return read(loader, can_skip=not self.iterable)
+
+    def _without_bad(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+        self.bad_images = []
+        for batch, bad in read(loader):
+            self.bad_images += bad
+            if batch is not None:
+                yield batch
 
     def _batches(self, generator: torch.Generator) -> list[list[tuple[int, int]]]:
         """The batches as lists of (index, seed of the image's random state)."""

@@ -18,6 +18,7 @@ from ..parallel.termination import Stopped, Termination
 from ..runs.folder import CHECKPOINTS
 from ..runs.model import create_model
 from ..tasks import Classification
+from .bad_images import count_bad_images
 from .bar import TrainingBar
 from .checkpoint import Checkpoints, Progress
 from .evaluate import evaluate_exits, validate
@@ -112,6 +113,9 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
                         images = termination.until_asked(val_loader)
                         record |= validate(accelerator, task, average, images, "ema_val")
                 termination.look()
+                if args.skip_bad_images:
+                    bad = val_loader.bad_images if "val_top1" in record else ()
+                    record |= count_bad_images(so_far.bad_images, bad, bar)
                 progress.advance(record["losses"], record.get("val_top1"))
                 so_far.begin()
                 accelerator.log({"epoch": progress.epoch, **numbers(record)}, step=trainer.updates)
@@ -178,6 +182,7 @@ def train_epoch(
         update, so_far.lr = trainer.updates + 1, trainer.lr
         so_far.watch.add(update, trainer.train_batch(images, target))
         so_far.images += len(images)
+        so_far.bad_images.update(loader.bad_images)
         so_far.seconds = time.perf_counter() - started
         progress.batches += 1
         if trainer.updates == update:
