@@ -90,8 +90,9 @@ def test_the_others_end_in_one_sentence_when_one_is_killed(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_ends_a_process_that_waits_for_another(data, tmp_path):
+def test_sigterm_ends_a_process_that_waits_for_another(data, tmp_path, monkeypatch):
     """A collective keeps the main thread away from Python: for ever, if the other is stopped."""
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "5")
     output = tmp_path / "output"
     with started(output, *TORCHRUN, TRAIN, *flags(data, tmp_path, *LONG)) as launcher:
         waiting, stopped = trainers(launcher)
@@ -143,6 +144,6 @@ def test_what_a_shell_started_is_left_alone(monkeypatch):
     for name in (SWEEP, *LAUNCHERS):
         monkeypatch.delenv(name, raising=False)
     before = (threading.active_count(), signal.getsignal(signal.SIGTERM), sys.excepthook)
-    end_with_launcher("go on")
+    end_with_launcher("go on", lambda: False)
     after = (threading.active_count(), signal.getsignal(signal.SIGTERM), sys.excepthook)
     assert after == before

@@ -49,7 +49,14 @@ def draw_images(
 
     def load(dataset: Any, count: int) -> StreamLoader:
         drawn = _draw(dataset, count, generator)
-        return evaluation_loader(drawn, data, batch_size, workers=args.workers, device=device)
+        return evaluation_loader(
+            drawn,
+            data,
+            batch_size,
+            workers=args.workers,
+            device=device,
+            skip_bad=args.skip_bad_images,
+        )
 
     return Split(load(splits.train, train), load(splits.val, val))
 

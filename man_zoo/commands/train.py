@@ -11,6 +11,7 @@ from typing import Any
 
 from ..console import exit_status, noted, write_json
 from ..hub.export import export_run, usage
+from ..parallel.termination import Termination
 from ..runs.config import parse_args
 from ..runs.folder import ARGS, EXPORT, EXPORT_EMA, SUMMARY
 from ..training.report import final_report
@@ -24,9 +25,14 @@ def train_and_export(args: Namespace) -> dict[str, Any]:
     Raises:
         UserError: As :func:`~man_zoo.training.setup.open_run` and
             :func:`~man_zoo.training.train.train`.
+        Stopped: After SIGTERM, and a checkpoint.
     """
-    with open_run(args) as run, noted(_go_on(run), once=run / ARGS):
-        finished = train(args, run)
+    with (
+        open_run(args) as run,
+        noted(_go_on(run), once=run / ARGS),
+        Termination(f"go on with --resume {run}") as termination,
+    ):
+        finished = train(args, run, termination)
         if finished.is_main:
             exported = export_run(run, run / EXPORT, force=True)
             if args.model_ema:

@@ -23,6 +23,7 @@ class UserError(Exception):
     """Something in the flags, the data or the run's course that is no bug; says what to change."""
 
     of_one_process = False  # of many: whether the others go on without a word of it
+    status = 1  # of the command that it ends
 
     def __init__(self, sentence: str) -> None:
         super().__init__(without_credentials(sentence))
@@ -39,14 +40,17 @@ def user_errors(*kinds: type[Exception], about: str = "") -> Iterator[None]:
         about: What the sentence begins with, e.g. a flag.
 
     Raises:
-        UserError: In their place, with their message on one line.
+        UserError: In their place, with their message on one line, and their notes.
     """
     kinds = kinds or (ValueError, OSError)
     try:
         yield
     except kinds as error:
         sentence = " ".join(str(error).split())
-        raise UserError(f"{about}: {sentence}" if about else sentence) from error
+        users = UserError(f"{about}: {sentence}" if about else sentence)
+        for note in getattr(error, "__notes__", ()):
+            users.add_note(note)
+        raise users from error
 
 
 @contextmanager
@@ -71,9 +75,9 @@ def exit_status(program: str, run: Callable[[], object]) -> int:
     """Run a command, and end it as a command ends.
 
     Returns:
-        0; 1 after a :class:`UserError`, or a file or disk that is full, closed to us or not what
-        the command takes it for, whose sentence goes to standard error; 130 after Ctrl-C; 141 if
-        nobody reads what the command prints.
+        0; 1 after a :class:`UserError` that has no other ``status``, or a file or disk that is
+        full, closed to us or not what the command takes it for, whose sentence goes to standard
+        error; 130 after Ctrl-C; 141 if nobody reads what the command prints.
     """
     try:
         with suppress(SystemExit), _threads_leave_it_to_us():  # argparse's, after --help
@@ -90,7 +94,7 @@ def exit_status(program: str, run: Callable[[], object]) -> int:
         if sentence is None:
             raise
         _say(program, sentence, error)
-        return 1
+        return getattr(error, "status", 1)
     return 0
 
 
@@ -146,5 +150,5 @@ def _say(program: str, sentence: str, error: BaseException) -> None:
     _print_what_can_be()  # before the sentence, where both go to one file
     # Every process meets the same error, but for those that say otherwise.
     if os.environ.get("RANK", "0") == "0" or getattr(error, "of_one_process", False):
-        said = "; ".join([sentence, *getattr(error, "__notes__", ())])
-        print(f"{program}: {said.rstrip('.')}.", file=sys.stderr)
+        clauses = (clause.rstrip(".") for clause in (sentence, *getattr(error, "__notes__", ())))
+        print(f"{program}: {'; '.join(clauses)}.", file=sys.stderr)

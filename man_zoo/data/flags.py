@@ -43,6 +43,8 @@ def add_data_args(parser: ArgumentParser) -> None:
     add("--val-num-samples", type=positive, metavar="N", help="images, where a stream cannot tell")
     add("--val-holdout", type=positive, metavar="N", help="validate on N training images that are "
         "held out, always the same ones; the test split is looked at once, at the end")  # fmt: skip
+    add("--skip-bad-images", action="store_true", help="leave out images that cannot be read and "
+        "count them, where the first of them would end the run")  # fmt: skip
     add("--class-map", metavar="FILE", help="class name to index, as timm reads it")
     add("--input-key", metavar="KEY", help="image column of an hfds, hfids, tfds or wds data set")
     add("--target-key", metavar="KEY", help="label column of an hfds, hfids, tfds or wds data set")

@@ -133,8 +133,12 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def read(loader: DataLoader) -> Iterator[Any]:
+def read(loader: DataLoader, *, can_skip: bool = False) -> Iterator[Any]:
     """What a ``DataLoader`` yields, its workers gone at once if they met an unreadable image.
+
+    Args:
+        loader: Of images.
+        can_skip: Whether ``--skip-bad-images``, which was not given, would leave such images out.
 
     Raises:
         UnreadableImage: As a worker raised it.
@@ -142,6 +146,8 @@ def read(loader: DataLoader) -> Iterator[Any]:
     try:
         yield from loader
     except UnreadableImage as error:
+        if can_skip:
+            error.add_note("--skip-bad-images leaves such images out and counts them")
         # The loader's frames hold the error that holds them: collected late, they would wait for
         # every worker in vain.
         raise error.with_traceback(None) from None

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 from torchvision import transforms as tv
 
 from .classes import count_classes
-from .images import TransformedImages, read
+from .images import TransformedImages, UnreadableImage, read
 from .memory_loader import MemoryLoader, decode
 from .sources import Split, open_dataset, open_splits
 from .stream_loader import StreamLoader
@@ -96,7 +96,12 @@ def create_loaders(
     with _main_process_first(state):  # one process downloads, the others find the files
         splits, spec, names = open_splits(args, PIL_MODES[channels])
 
-    size = (spec.size, spec.size) if spec.size else _first_size(splits.train)
+    if args.skip_bad_images and isinstance(splits.train, IterableDataset):
+        raise ValueError(
+            f"--skip-bad-images cannot leave images out of the stream {args.dataset}; expected a "
+            "data set on disk, or the run without it."
+        )
+    size = (spec.size,) * 2 if spec.size else _first_size(splits.train, args.skip_bad_images)
     small = size is not None and max(size) <= SMALL_SIDE
     config = resolve_config(args, spec, data_config, channels, size if small else None)
     recipe = choose_augmentation(args, spec, config["input_size"], small)
@@ -126,8 +131,8 @@ def create_loaders(
         crop_pct=config["crop_pct"],
         crop_mode=config["crop_mode"],
         in_memory=in_memory,
-        train_count=len(splits.train),
-        val_count=len(splits.val),
+        train_count=train.count,
+        val_count=val.count,
     )
     return train, val, info
 
@@ -157,6 +162,7 @@ def create_test_loader(
         world_size=state.num_processes,
         device=state.device,
         channels_last=channels_last,
+        skip_bad=args.skip_bad_images,
     )
 
 
@@ -190,13 +196,22 @@ def _main_process_first(state: Accelerator | PartialState) -> Iterator[None]:
             state.wait_for_everyone()
 
 
-def _first_size(dataset: Any) -> tuple[int, int] | None:
+def _first_size(dataset: Any, skip_bad: bool) -> tuple[int, int] | None:
     """Height and width in pixels of a data set's first image, None for a stream."""
     if isinstance(dataset, IterableDataset):
         return None
-    # Read in a worker: a tar file opened here would be shared, with its position, by the loaders'.
-    image, _ = next(read(DataLoader(dataset, batch_size=None, num_workers=1)))
-    return image.height, image.width
+    last = len(dataset) - 1 if skip_bad else 0
+    for index in range(last + 1):
+        # In a worker: a tar file opened here would be shared, with its position, by the loaders'.
+        one = DataLoader(Subset(dataset, [index]), batch_size=None, num_workers=1)
+        try:
+            image, _ = next(read(one, can_skip=not skip_bad))
+        except UnreadableImage:
+            if index == last:
+                raise
+        else:
+            return image.height, image.width
+    return None
 
 
 def _memory_loaders(
@@ -213,27 +228,30 @@ def _memory_loaders(
 
     progress = PartialState().is_local_main_process
 
-    def tensors(source: Any, label: str) -> tuple[Tensor, Tensor]:
+    def tensors(source: Any, label: str) -> tuple[Tensor, Tensor, list[str]]:
         images = TransformedImages(source, PIL_MODES[channels], transform)
         # Starting workers takes longer than decoding a few thousand small images.
-        return decode(images, args.workers if len(images) > 10_000 else 0, progress, label)
+        workers = args.workers if len(images) > 10_000 else 0
+        return decode(images, workers, progress, label, args.skip_bad_images)
 
     common |= {"mean": config["mean"], "std": config["std"]}
     augment: dict[str, Any] = {} if args.no_aug else recipe._asdict()
-    images, targets = tensors(splits.train, "training images")
+    images, targets, bad = tensors(splits.train, "training images")
     train = MemoryLoader(
         images,
         targets,
         args.batch_size,
         train=True,
+        bad_images=bad,
         **augment,
         **common,
     )
-    images, targets = tensors(splits.val, "evaluation images")
+    images, targets, bad = tensors(splits.val, "evaluation images")
     val = MemoryLoader(
         images,
         targets,
         args.validation_batch_size or args.batch_size,
+        bad_images=bad,
         **common,
     )
     return train, val
@@ -247,6 +265,7 @@ def _stream_loaders(
     **common: Any,
 ) -> tuple[StreamLoader, StreamLoader]:
     common |= {"mode": PIL_MODES[config["input_size"][0]], "workers": args.workers}
+    common["skip_bad"] = args.skip_bad_images
     train = StreamLoader(
         splits.train,
         args.batch_size,

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from .images import read
+from .images import UnreadableImage, read
 from .sampling import check_enough, epoch_generator, evaluation_batches, training_batches
+from .skipping import Skipping, collate
 
 
 class MemoryLoader:
@@ -38,6 +39,7 @@ class MemoryLoader:
         device: Where the decoded set is held.
         dtype: Of the images.
         channels_last: Memory format of the images.
+        bad_images: A sentence on each that was left out as the set was decoded.
 
     Raises:
         ValueError: If the training set is smaller than one global batch.
@@ -61,14 +63,16 @@ class MemoryLoader:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         channels_last: bool = True,
+        bad_images: Sequence[str] = (),
     ):
         self.count, self.channels, self.height, self.width = images.shape
         self.batch_size, self.train, self.seed = batch_size, train, seed
         self.rank, self.world_size = rank, world_size
+        self.bad_images = bad_images
         self.device, self.dtype = torch.device(device), dtype
         self.padding, self.hflip = (padding, hflip) if train else (0, 0.0)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.epoch = 0
+        self.set_epoch(0)
         if train:
             check_enough(self.count, batch_size, world_size)
 
@@ -81,9 +85,14 @@ class MemoryLoader:
         self.shift = 255 * torch.tensor(mean, device=self.device).view(-1, 1, 1)
         self.scale = 1 / (255 * torch.tensor(std, device=self.device)).view(-1, 1, 1)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order and augmentation the next pass will use."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch whose order and augmentation the next pass will use.
+
+        Args:
+            epoch: Counted from 0.
+            start: The batch with which the pass begins; those before it have been seen.
+        """
+        self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
         if self.train:
@@ -105,7 +114,7 @@ class MemoryLoader:
             down = right = torch.zeros(self.count, dtype=torch.int64, device=self.device)
             flip = down.bool()
 
-        for batch in batches:
+        for batch in batches[self.start :]:
             index = batch.to(self.device)
             images = self._crop(index, down[index], right[index], flip[index])
             yield self._normalise(images), self.targets[index]
@@ -127,8 +136,12 @@ class MemoryLoader:
 
 
 def decode(
-    dataset: Dataset, workers: int = 0, progress: bool = True, label: str = "data"
-) -> tuple[Tensor, Tensor]:
+    dataset: Dataset,
+    workers: int = 0,
+    progress: bool = True,
+    label: str = "data",
+    skip_bad: bool = False,
+) -> tuple[Tensor, Tensor, list[str]]:
     """Read a data set once.
 
     A progress bar appears on standard error if it takes more than two seconds.
@@ -138,23 +151,41 @@ def decode(
         workers: Processes that read.
         progress: Show the bar.
         label: What the bar calls the data.
+        skip_bad: Leave out images that cannot be used.
 
     Returns:
-        Images (N, C, H, W), uint8, and targets (N,), int64.
+        Images (N, C, H, W), uint8, targets (N,), int64, and a sentence on each image that was left
+        out.
+
+    Raises:
+        UnreadableImage: For an image that cannot be used, if it is not to be left out or all are
+            so.
     """
     count = len(dataset)  # type: ignore[arg-type]
-    first, _ = dataset[0]
-    images = torch.empty((count, *first.shape), dtype=torch.uint8)
-    targets = torch.empty(count, dtype=torch.int64)
-    done = 0
-    # Filled in place: the decoded set is never held twice.
-    loader = DataLoader(dataset, batch_size=256, num_workers=workers)
+    images, targets, done = torch.empty(0), torch.empty(count, dtype=torch.int64), 0
+    bad: list[str] = []
+    loader = DataLoader(
+        Skipping(dataset, fill=False) if skip_bad else dataset,
+        batch_size=256,
+        num_workers=workers,
+        collate_fn=collate if skip_bad else None,
+    )
     with tqdm(
         total=count, desc=f"Decoding {label}", unit="img", delay=2, disable=not progress
     ) as bar:
-        for batch, labels in read(loader):
-            images[done : done + len(batch)] = batch
-            targets[done : done + len(batch)] = labels
-            done += len(batch)
-            bar.update(len(batch))
-    return images, targets
+        for batch in read(loader, can_skip=not skip_bad):
+            if skip_bad:
+                batch, left_out = batch
+                bad += left_out
+                if batch is None:
+                    continue
+            some, labels = batch
+            if done == 0:  # Filled in place: the decoded set is never held twice.
+                images = torch.empty((count, *some.shape[1:]), dtype=torch.uint8)
+            images[done : done + len(some)] = some
+            targets[done : done + len(some)] = labels
+            done += len(some)
+            bar.update(len(some))
+    if done == 0:
+        raise UnreadableImage(bad[0])
+    return images[:done], targets[:done], bad

@@ -2,8 +2,10 @@
 
 import math
 import random
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .images import StreamedImages, TransformedImages, read
 from .sampling import check_enough, epoch_generator, evaluation_batches, training_batches
+from .skipping import Skipping, collate
 
 
 class _SeededImages(Dataset):
@@ -25,6 +28,11 @@ class _SeededImages(Dataset):
         index, seed = key
         with _random_state(seed):
             return self.images[index]
+
+
+def _leave_sigterm(worker: int) -> None:
+    """A batch system sends SIGTERM to all processes, but a run that stops needs its next batch."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextmanager
@@ -53,6 +61,8 @@ class StreamLoader:
     :class:`~man_zoo.data.MemoryLoader`, and each image has a random state of its own drawn from the
     seed and the epoch, so the batches do not depend on the number of workers, and not on that of
     processes but for how they are shared.
+    An image that cannot be used ends the pass, or with ``skip_bad`` is told of in ``bad_images``:
+    the place of one in training goes to the next image of the batch, evaluation does without.
     An iterable data set shards itself, as timm's readers do, and its batches are reproducible for
     one number of workers and processes.
 
@@ -69,6 +79,7 @@ class StreamLoader:
         device: Where batches go.
         dtype: Of the images.
         channels_last: Memory format of the images.
+        skip_bad: Go on without images that cannot be used; not for an iterable data set.
 
     Raises:
         ValueError: If the training set is smaller than one global batch.
@@ -89,6 +100,7 @@ class StreamLoader:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         channels_last: bool = True,
+        skip_bad: bool = False,
     ):
         self.iterable = isinstance(dataset, IterableDataset)
         if self.iterable:
@@ -96,18 +108,28 @@ class StreamLoader:
             self.dataset: Any = StreamedImages(dataset, mode, transform)
         else:
             self.dataset = _SeededImages(TransformedImages(dataset, mode, transform))
+        if skip_bad:
+            self.dataset = Skipping(self.dataset, fill=train)
+        self.skip_bad = skip_bad
+        self.bad_images: list[str] = []  # a sentence on each that the last pass has left out
         self.count = len(dataset)
         self.batch_size, self.train, self.seed = batch_size, train, seed
         self.rank, self.world_size, self.workers = rank, world_size, workers
         self.device, self.dtype = torch.device(device), dtype
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.epoch = 0
+        self.set_epoch(0)
         if train and not self.iterable:
             check_enough(self.count, batch_size, world_size)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order and augmentation the next pass will use."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch whose order and augmentation the next pass will use.
+
+        Args:
+            epoch: Counted from 0.
+            start: The batch with which the pass begins. Those before it have been seen, and are not
+                read again, but for those of an iterable data set.
+        """
+        self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
         if self.iterable:  # an estimate: the count is this rank's, as timm's readers reckon it
@@ -123,7 +145,7 @@ class StreamLoader:
             self.dataset.source.set_epoch(self.epoch)
             batching: dict[str, Any] = {"batch_size": self.batch_size, "drop_last": self.train}
         else:
-            batching = {"batch_sampler": self._batches(generator)}
+            batching = {"batch_sampler": self._batches(generator)[self.start :]}
         # A new loader each epoch: its workers then start from this epoch's state. Given the
         # generator, it draws nothing from the training loop's own.
         loader = DataLoader(
@@ -131,13 +153,27 @@ class StreamLoader:
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             generator=generator,
+            worker_init_fn=_leave_sigterm,
+            collate_fn=collate if self.skip_bad else None,
             **batching,
         )
-        for images, targets in read(loader):
+        batches = self._without_bad(loader) if self.skip_bad else self._all(loader)
+        seen = self.start if self.iterable else 0
+        for images, targets in islice(batches, seen, None):
             images = images.to(
                 self.device, self.dtype, non_blocking=True, memory_format=self.memory_format
             )
             yield images, targets.to(self.device, non_blocking=True)
+
+    def _all(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+        return read(loader, can_skip=not self.iterable)
+
+    def _without_bad(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+        self.bad_images = []
+        for batch, bad in read(loader):
+            self.bad_images += bad
+            if batch is not None:
+                yield batch
 
     def _batches(self, generator: torch.Generator) -> list[list[tuple[int, int]]]:
         """The batches as lists of (index, seed of the image's random state)."""

@@ -8,39 +8,38 @@ Linux alone, only from the direct parent, and also when no more than the parent'
 """
 
 import os
-import select
-import signal
 import sys
 import threading
-from contextlib import suppress
-from pathlib import Path
+import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import NoReturn
 
 import psutil
 import torch
 
+from .ending import end
+
 SWEEP = "MAN_ZOO_SWEEP"  # the id of the sweep's process, for those that it starts
 # Set by torchrun and by accelerate launch, for one process and for several.
 LAUNCHERS = ("TORCHELASTIC_RUN_ID", "ACCELERATE_DYNAMO_BACKEND")
-_STDERR = 2
 _EVERY = 1.0  # seconds between looks at the ancestors
 
 
-def end_with_launcher(go_on: str) -> None:
+def end_with_launcher(go_on: str, is_ending: Callable[[], bool]) -> None:
     """From here on this process ends with what started it, in one sentence on standard error.
 
-    It ends when its launcher or sweep has gone, when the launcher sends SIGTERM, as torchrun does
-    to the others when one process has died, and when it finds another process of its run gone.
+    It ends when its launcher or sweep has gone, and when it finds another process of its run gone.
     Nothing happens in a process that neither started: one that a shell started outlives it.
 
     Args:
         go_on: What to do then, e.g. ``go on with --resume runs/first``; ends the sentence.
+        is_ending: Whether this process ends by itself, and should be let.
     """
     if not any(name in os.environ for name in (SWEEP, *LAUNCHERS)):
         return
     _say_of_lost_peers(go_on)
-    watch = threading.Thread(target=_watch, args=(go_on, _ancestors(), _signals()), daemon=True)
+    watch = threading.Thread(target=_watch, args=(go_on, _ancestors(), is_ending), daemon=True)
     watch.start()
 
 
@@ -55,34 +54,11 @@ def _ancestors() -> list[int]:
     return parents[: parents.index(sweep) + 1 if sweep in parents else 1]
 
 
-def _signals() -> int:
-    """A pipe that tells of SIGTERM.
-
-    A plain handler would not do: it waits until the main thread is back from a collective, and one
-    with a dead process may never end.
-    """
-    told, tell = os.pipe()
-    os.set_blocking(tell, False)
-    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    os.register_at_fork(after_in_child=_forget_signals)
-    return told
-
-
-def _forget_signals() -> None:
-    """Loaders' processes take SIGTERM for themselves, and tell nobody."""
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _watch(go_on: str, ancestors: list[int], signals: int) -> NoReturn:
+def _watch(go_on: str, ancestors: list[int], is_ending: Callable[[], bool]) -> NoReturn:
     # A dead ancestor is replaced by the process that inherits its children.
-    while _ancestors() == ancestors:
-        ready, _, _ = select.select([signals], [], [], _EVERY)
-        if ready and signal.SIGTERM in os.read(signals, 1024):
-            why = "ended by SIGTERM, which a launcher also sends when another process has died"
-            _end(f"{why}; {go_on}", 128 + signal.SIGTERM)
-    _end(f"the launcher or sweep that started this process has gone; {go_on}", 1)
+    while _ancestors() == ancestors or is_ending():
+        time.sleep(_EVERY)
+    end(f"the launcher or sweep that started this process has gone; {go_on}", 1)
 
 
 def _say_of_lost_peers(go_on: str) -> None:
@@ -92,11 +68,16 @@ def _say_of_lost_peers(go_on: str) -> None:
     def hook(
         kind: type[BaseException], error: BaseException, traceback: TracebackType | None
     ) -> None:
-        if _is_of_lost_peer(error):
-            _end(f"another process of this run has died or does not answer; {go_on}", 1)
+        end_if_of_lost_peer(error, go_on)
         usual(kind, error, traceback)
 
     sys.excepthook = hook
+
+
+def end_if_of_lost_peer(error: BaseException, go_on: str) -> None:
+    """End, if the error is that of a collective with a process that has died."""
+    if _is_of_lost_peer(error):
+        end(f"another process of this run has died or does not answer; {go_on}", 1)
 
 
 def _is_of_lost_peer(error: BaseException) -> bool:
@@ -105,25 +86,3 @@ def _is_of_lost_peer(error: BaseException) -> bool:
     # gloo raises plain RuntimeErrors that name its sources; NCCL's other errors are no lost peers.
     names = ("/gloo/", "ncclRemoteError")
     return isinstance(error, RuntimeError) and any(name in str(error) for name in names)
-
-
-def _end(sentence: str, status: int) -> NoReturn:
-    """End at once: the main thread may wait for a process that has died."""
-    if _is_first_to_speak():
-        line = f"\n{Path(sys.argv[0]).name}: {sentence}.\n"
-        with suppress(OSError):  # who would have read it has gone too
-            os.write(_STDERR, line.encode())  # no lock that another thread holds
-    os._exit(status)
-
-
-def _is_first_to_speak() -> bool:
-    """Whether no process beside this one has spoken, as told by torchrun's folder for errors."""
-    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    try:
-        if file:
-            Path(file).parents[1].joinpath("said").touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    except OSError:  # the folder has gone with the launcher
-        return True
-    return True

@@ -1,5 +1,6 @@
 """The checkpoints of a run, as their readers see them: which there are, and the weights in one."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,23 +17,36 @@ from .folder import BEST
 WEIGHTS = "model.safetensors"  # of the LocalModel, auxiliaries among them
 AVERAGE = "average.safetensors"  # of the backbone, with --model-ema
 _BACKBONE = "backbone."
+_NAME = re.compile(r"epoch-\d+(-batch-\d+)?")
 
 
-def checkpoint_name(epoch: int) -> str:
-    """The folder of the checkpoint after ``epoch`` epochs."""
-    return f"epoch-{epoch:04d}"
+def checkpoint_name(epoch: int, batches: int = 0) -> str:
+    """The folder of the checkpoint after ``epoch`` epochs and, where a run was stopped, batches."""
+    return f"epoch-{epoch:04d}" + (f"-batch-{batches:06d}" if batches else "")
+
+
+def position(checkpoint: Path) -> tuple[int, int]:
+    """Epochs that were finished, and batches of the next."""
+    epoch, _, batches = checkpoint.name.removeprefix("epoch-").partition("-batch-")
+    return int(epoch), int(batches or 0)
 
 
 def epoch_of(checkpoint: Path) -> int:
     """Epochs that were finished when a checkpoint was written."""
-    return int(checkpoint.name.removeprefix("epoch-"))
+    return position(checkpoint)[0]
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints that were written to their end, oldest first."""
-    found = (path for path in folder.glob("epoch-*") if path.is_dir())
-    numbered = (path for path in found if path.name.removeprefix("epoch-").isdecimal())
-    return sorted(numbered, key=epoch_of)
+    """Checkpoints of finished epochs that were written to their end, oldest first."""
+    return [path for path in list_all_checkpoints(folder) if position(path)[1] == 0]
+
+
+def list_all_checkpoints(folder: Path) -> list[Path]:
+    """These and, in their order, of epochs in which the run was stopped: for it to go on from."""
+    found = (
+        path for path in folder.glob("epoch-*") if path.is_dir() and _NAME.fullmatch(path.name)
+    )
+    return sorted(found, key=position)
 
 
 def find_checkpoint(folder: Path, name: str = "last") -> Path:
@@ -43,7 +57,7 @@ def find_checkpoint(folder: Path, name: str = "last") -> Path:
     """
     named = {path.name: path for path in list_checkpoints(folder)}
     if not named:
-        raise ValueError(f"{folder} holds no checkpoint yet.")
+        raise ValueError(f"{folder} holds no checkpoint yet of a finished epoch.")
     if name == "last":
         return list(named.values())[-1]
     if name == BEST:

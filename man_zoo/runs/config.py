@@ -32,7 +32,7 @@ _FLAGS_OF = {
     "sched_kwargs": ("warmup_epochs", "warmup_lr", "min_lr"),
 }  # fmt: skip
 # What a resumed run may do differently; all else would be another run.
-_MAY_CHANGE = {*_OF_A_PLACE, "epochs"}
+_MAY_CHANGE = {*_OF_A_PLACE, "epochs", "skip_bad_images"}
 
 
 def parse_args(

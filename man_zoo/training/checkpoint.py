@@ -1,4 +1,7 @@
-"""Checkpoints of a run: one folder an epoch, complete or not there; ``best`` points at one."""
+"""Checkpoints of a run: one folder an epoch, complete or not there; ``best`` points at one.
+
+A run that is stopped in an epoch leaves one more, from which it goes on as if nothing had happened.
+"""
 
 import os
 import random
@@ -17,10 +20,18 @@ from torch import Tensor, nn
 from ..console import UserError, disk_errors, user_errors, write_json
 from ..local_model import LocalModel
 from ..parallel.agree import agree
-from ..runs.checkpoints import AVERAGE, WEIGHTS, checkpoint_name, epoch_of, list_checkpoints
+from ..runs.checkpoints import (
+    AVERAGE,
+    WEIGHTS,
+    checkpoint_name,
+    list_all_checkpoints,
+    list_checkpoints,
+    position,
+)
 from ..runs.checksums import Damaged, compare_checksums, write_checksums
 from ..runs.folder import BEST
 from ..runs.untrusted import check_files, read_json, read_pickle
+from .so_far import EpochSoFar
 
 _PROGRESS = "progress.json"
 
@@ -34,16 +45,18 @@ class Progress:
         best_epoch: The epoch of the best validation accuracy.
         best_top1: That accuracy, in percent.
         losses: Mean local losses ``(K,)`` of the last epoch.
+        batches: Batches of the next epoch that are done; more than none where the run was stopped.
     """
 
     epoch: int = 0
     best_epoch: int = 0
     best_top1: float = -1.0
     losses: list[float] = field(default_factory=list)
+    batches: int = 0
 
     def advance(self, losses: list[float], top1: float | None) -> None:
         """Count an epoch that ended with these losses and this accuracy, if it was validated."""
-        self.epoch, self.losses = self.epoch + 1, losses
+        self.epoch, self.losses, self.batches = self.epoch + 1, losses, 0
         if top1 is not None and top1 > self.best_top1:
             self.best_epoch, self.best_top1 = self.epoch, top1
 
@@ -68,6 +81,7 @@ class Checkpoints:
         average: The moving average of the backbone, if one is kept.
         states: What else has a state, e.g. optimizers, by the names of their files.
         progress: How far the run is.
+        so_far: What each process alone knows of the epoch that is running.
         folder: The run's ``checkpoints`` folder.
         keep: How many of the newest to keep beside the best.
     """
@@ -79,6 +93,7 @@ class Checkpoints:
         average: nn.Module | None,
         states: Mapping[str, Any],
         progress: Progress,
+        so_far: EpochSoFar,
         folder: Path,
         keep: int,
     ) -> None:
@@ -88,7 +103,8 @@ class Checkpoints:
             folder,
             keep,
         )
-        self.states = states
+        self.states, self.so_far = states, so_far
+        self._last = ""
         self.modules: dict[str, nn.Module] = {WEIGHTS: model}
         if average is not None:
             self.modules[AVERAGE] = average
@@ -103,6 +119,8 @@ class Checkpoints:
             for name, state in self.states.items():
                 torch.save(state.state_dict(), Path(folder) / name)
             self.progress.save(Path(folder) / _PROGRESS)
+        if self.progress.batches:
+            torch.save(self.so_far.state_dict(), self._so_far_in(folder))
 
     def _load_weights(self, models: list, folder: str) -> None:
         models.clear()
@@ -111,9 +129,16 @@ class Checkpoints:
         for name, state in self.states.items():
             state.load_state_dict(read_pickle(Path(folder) / name))
         self.progress.load(Path(folder) / _PROGRESS)
+        if self.progress.batches:
+            self.so_far.load_state_dict(read_pickle(self._so_far_in(folder)))
+
+    def _so_far_in(self, folder: str) -> Path:
+        return Path(folder) / f"so_far_{self.accelerator.process_index}.pkl"
 
     def save(self) -> None:
-        """Write the checkpoint of a finished epoch; a run killed meanwhile still has the last."""
+        """Write a checkpoint of where the run is; killed meanwhile, it still has the last."""
+        if self._name == self._last:  # stopped again, in the validation of an epoch
+            return
         unfinished = self.folder / ".unfinished"
         if self.accelerator.is_main_process:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -128,13 +153,19 @@ class Checkpoints:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
         if self.accelerator.is_main_process:
-            unfinished.rename(self.folder / checkpoint_name(self.progress.epoch))
+            unfinished.rename(self.folder / self._name)
             self.tidy()
+        self._last = self._name
+
+    @property
+    def _name(self) -> str:
+        return checkpoint_name(self.progress.epoch, self.progress.batches)
 
     def tidy(self) -> None:
         """Let ``best`` point at the best epoch, and drop what need not be kept.
 
-        Checkpoints of epochs still to come are damaged ones that a resumed run went back behind.
+        Checkpoints beyond where the run is are damaged ones that it went back behind when resumed;
+        one of an epoch in which it was stopped before is replaced by any later.
         All of it every time: a run killed in here leaves nothing that the next time misses.
         """
         best = checkpoint_name(self.progress.best_epoch)
@@ -143,11 +174,13 @@ class Checkpoints:
             link.unlink(missing_ok=True)
             link.symlink_to(best)
             os.replace(link, self.folder / BEST)
-        checkpoints = list_checkpoints(self.folder)
-        damaged = [path for path in checkpoints if epoch_of(path) > self.progress.epoch]
-        whole = checkpoints[: len(checkpoints) - len(damaged)]
-        for path in [*damaged, *whole[: -self.keep]]:
-            if path.name != best:
+        here = self.folder / self._name
+        epochs = [
+            path for path in list_checkpoints(self.folder) if position(path) <= position(here)
+        ]
+        kept = [*epochs[-self.keep :], here, self.folder / best]
+        for path in list_all_checkpoints(self.folder):
+            if path not in kept:
                 shutil.rmtree(path)
 
     def resume(self) -> None:
@@ -163,11 +196,12 @@ class Checkpoints:
         with user_errors(Exception, about=f"{checkpoint} does not fit this run"):
             self.accelerator.load_state(str(checkpoint))
             _set_random_states(read_pickle(checkpoint / f"random_states_{rank}.pkl"))
+        self._last = self._name
 
     def _newest_whole(self) -> Path | None:
         """The main process looks for it, and says where it had to go back."""
         found: UserError | None = None
-        for checkpoint in reversed(list_checkpoints(self.folder)):
+        for checkpoint in reversed(list_all_checkpoints(self.folder)):
             try:
                 compare_checksums(checkpoint)
             except Damaged as damage:

@@ -1,5 +1,7 @@
 """The local losses of an epoch, looked at now and then: each look waits for the device."""
 
+from typing import Any
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -22,8 +24,12 @@ class LossWatch:
 
     def __init__(self, accelerator: Accelerator, model: LocalModel) -> None:
         self.accelerator, self.model = accelerator, model
+        self.clear()
+
+    def clear(self) -> None:
+        """Be at the beginning of an epoch."""
         self.unseen: list[tuple[int, Tensor]] = []
-        self.total = torch.zeros((), device=accelerator.device)
+        self.total = torch.zeros((), device=self.accelerator.device)
         self.count = 0
 
     def add(self, update: int, losses: Tensor) -> None:
@@ -58,6 +64,15 @@ class LossWatch:
         if self.unseen:
             self.look()
         return (self.total / self.count).tolist()
+
+    def state_dict(self) -> dict[str, Any]:
+        """With losses that are still this process's own: a look here would round another sum."""
+        return {"unseen": self.unseen, "total": self.total, "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        device = self.accelerator.device
+        self.unseen = [(update, losses.to(device)) for update, losses in state["unseen"]]
+        self.total, self.count = state["total"].to(device), state["count"]
 
 
 def check_weights(model: LocalModel, update: int) -> None:

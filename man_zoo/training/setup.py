@@ -102,10 +102,12 @@ def resume_run(args: Namespace, checkpoints: Checkpoints, progress: Progress) ->
     checkpoints.resume()
     if progress.epoch:
         load_log(Path(args.resume))  # before anything is written
-    if progress.epoch > args.epochs:
+    begun = progress.epoch + bool(progress.batches)
+    if begun > args.epochs:
+        part = " and is in the next" if progress.batches else ""
         raise UserError(
-            f"{args.resume} has finished {progress.epoch} epochs; "
-            f"expected --epochs {progress.epoch} or more."
+            f"{args.resume} has finished {progress.epoch} epochs{part}; "
+            f"expected --epochs {begun} or more."
         )
 
 

@@ -14,15 +14,18 @@ from ..console import user_errors
 from ..data import create_loaders, create_test_loader
 from ..local_model import LocalModel
 from ..parallel.launcher import end_with_launcher
+from ..parallel.termination import Stopped, Termination
 from ..runs.folder import CHECKPOINTS
 from ..runs.model import create_model
 from ..tasks import Classification
+from .bad_images import count_bad_images
 from .bar import TrainingBar
 from .checkpoint import Checkpoints, Progress
 from .evaluate import evaluate_exits, validate
 from .losses import LossWatch, check_weights
 from .report import describe, epoch_line
 from .setup import create_accelerator, keep_plan, resume_run, start_run
+from .so_far import EpochSoFar
 from .trackers import start_trackers
 from .trainer import Trainer, create_trainer
 
@@ -42,21 +45,23 @@ class Finished:
     is_main: bool
 
 
-def train(args: Namespace, run: Path) -> Finished:
+def train(args: Namespace, run: Path, termination: Termination) -> Finished:
     """Train as the flags say.
 
     Args:
         args: Flags of the run.
         run: Its folder, as :func:`~man_zoo.training.setup.open_run` gives it.
+        termination: SIGTERM, heeded.
 
     Raises:
         UserError: For flags that cannot be honoured, and for data that are not there or a run that
             cannot be read; nothing has been written then.
         NonFiniteLoss: If training diverges; the last checkpoint is untouched.
+        Stopped: After SIGTERM, with a checkpoint of where the run is.
     """
     progress = Progress()
     with user_errors():
-        end_with_launcher(f"go on with --resume {run}")
+        end_with_launcher(termination.go_on, lambda: termination.asked)
         accelerator = create_accelerator(args, run)
         loader, val_loader, data = create_loaders(
             args, accelerator, channels_last=args.channels_last
@@ -67,12 +72,15 @@ def train(args: Namespace, run: Path) -> Finished:
         keep_plan(args, model)
         trainer = create_trainer(args, accelerator, task, model, len(loader))
         average = trainer.ema.module if trainer.ema else None
+        watch = LossWatch(accelerator, model)
+        so_far = EpochSoFar(watch, [model] if average is None else [model, average])
         checkpoints = Checkpoints(
             accelerator,
             model,
             average,
             trainer.states,
             progress,
+            so_far,
             run / CHECKPOINTS,
             args.checkpoint_hist,
         )
@@ -83,26 +91,42 @@ def train(args: Namespace, run: Path) -> Finished:
         start_run(args, run, data, accelerator.device)
         checkpoints.tidy()
     accelerator.wait_for_everyone()
-    done = progress.epoch * trainer.updates_per_epoch
+    done = progress.epoch * trainer.updates_per_epoch + progress.batches // args.grad_accum_steps
     start_trackers(accelerator, args, run, progress, done)
 
     total = args.epochs * trainer.updates_per_epoch
     started = time.perf_counter()
     with closing(TrainingBar(total, done, accelerator.is_local_main_process)) as bar:
         bar.say(describe(model, data, run))
-        while progress.epoch < args.epochs:
-            loader.set_epoch(progress.epoch)
-            record = train_epoch(trainer, loader, progress.epoch, bar, args.log_interval)
-            trainer.finish_epoch()
+        termination.begin()
+        try:
+            while progress.epoch < args.epochs:
+                loader.set_epoch(progress.epoch, progress.batches)
+                record = train_epoch(
+                    trainer, loader, progress, so_far, bar, termination, args.log_interval
+                )
+                epoch = progress.epoch + 1
+                if epoch % args.val_interval == 0 or epoch == args.epochs:
+                    images = termination.until_asked(val_loader)
+                    record |= validate(accelerator, task, model.backbone, images, "val")
+                    if average is not None:
+                        images = termination.until_asked(val_loader)
+                        record |= validate(accelerator, task, average, images, "ema_val")
+                termination.look()
+                if args.skip_bad_images:
+                    bad = val_loader.bad_images if "val_top1" in record else ()
+                    record |= count_bad_images(so_far.bad_images, bad, bar)
+                progress.advance(record["losses"], record.get("val_top1"))
+                so_far.begin()
+                accelerator.log({"epoch": progress.epoch, **numbers(record)}, step=trainer.updates)
+                checkpoints.save()
+                bar.say(epoch_line(progress.epoch, record))
+        except Stopped:
             check_weights(model, trainer.updates)
-            if (progress.epoch + 1) % args.val_interval == 0 or progress.epoch + 1 == args.epochs:
-                record |= validate(accelerator, task, model.backbone, val_loader, "val")
-                if average is not None:
-                    record |= validate(accelerator, task, average, val_loader, "ema_val")
-            progress.advance(record["losses"], record.get("val_top1"))
-            accelerator.log({"epoch": progress.epoch, **numbers(record)}, step=trainer.updates)
             checkpoints.save()
-            bar.say(epoch_line(progress.epoch, record))
+            accelerator.wait_for_everyone()  # a launcher ends the others when one has ended
+            accelerator.end_training()
+            raise
 
     test_loader = val_loader
     if args.val_holdout is not None:
@@ -117,17 +141,24 @@ def train(args: Namespace, run: Path) -> Finished:
         "best_epoch": progress.best_epoch,
         "blocks": [model.block_name(j) for j in range(len(model.blocks))],
         "losses": progress.losses,
-        **evaluate_exits(accelerator, task, model, test_loader),
+        **evaluate_exits(accelerator, task, model, termination.until_asked(test_loader)),
         "seconds": time.perf_counter() - started,
     }
+    termination.look()  # the scores of a part of the images are none
     accelerator.end_training()
     return Finished(model, summary, accelerator.is_main_process)
 
 
 def train_epoch(
-    trainer: Trainer, loader: Any, epoch: int, bar: TrainingBar, log_interval: int
+    trainer: Trainer,
+    loader: Any,
+    progress: Progress,
+    so_far: EpochSoFar,
+    bar: TrainingBar,
+    termination: Termination,
+    log_interval: int,
 ) -> dict[str, Any]:
-    """One pass over the data, cut to whole updates.
+    """One pass over the data, cut to whole updates; what is left of it, if the run was stopped.
 
     Returns:
         ``losses``, the mean local losses ``(K,)`` over all processes; ``lr`` of the last update;
@@ -135,31 +166,41 @@ def train_epoch(
 
     Raises:
         NonFiniteLoss: With the block's name and the update.
+        Stopped: After SIGTERM, before the last update.
     """
     accelerator = trainer.accelerator
-    trainer.start_epoch(epoch)
-    first = trainer.updates + 1
-    watch = LossWatch(accelerator, trainer.model)
-    images_seen, lr, started = 0, trainer.lr, time.perf_counter()
+    trainer.start_epoch(progress.epoch, progress.batches)
+    first = progress.epoch * trainer.updates_per_epoch + 1
+    batches = trainer.updates_per_epoch * accelerator.gradient_accumulation_steps
+    left = batches - progress.batches
+    started = time.perf_counter() - so_far.seconds
 
     def images_per_second() -> float:
-        return images_seen * accelerator.num_processes / (time.perf_counter() - started)
+        return so_far.images * accelerator.num_processes / so_far.seconds
 
-    batches = trainer.updates_per_epoch * accelerator.gradient_accumulation_steps
-    for images, target in islice(loader, batches):
-        update, lr = trainer.updates + 1, trainer.lr
-        watch.add(update, trainer.train_batch(images, target))
-        images_seen += len(images)
+    for images, target in islice(loader, left):
+        update, so_far.lr = trainer.updates + 1, trainer.lr
+        so_far.watch.add(update, trainer.train_batch(images, target))
+        so_far.images += len(images)
+        so_far.bad_images.update(loader.bad_images)
+        so_far.seconds = time.perf_counter() - started
+        progress.batches += 1
         if trainer.updates == update:
             if update == first or update % log_interval == 0:
-                bar.show(epoch + 1, watch.look(), images_per_second())
+                bar.show(progress.epoch + 1, so_far.watch.look(), images_per_second())
             bar.advance()
-    losses = watch.mean()
+            if progress.batches < batches:
+                termination.look(lag=termination.lag)
+    losses = so_far.watch.mean()
+    if left:  # none, if the run was stopped in its validation
+        trainer.finish_epoch()
+        check_weights(trainer.model, trainer.updates)
+        progress.batches = batches  # of a stream, there may have been fewer
     return {
-        "lr": lr,
+        "lr": so_far.lr,
         "losses": losses,
         "images_per_second": images_per_second(),
-        "seconds": time.perf_counter() - started,
+        "seconds": so_far.seconds,
     }
 
 

@@ -74,11 +74,12 @@ class Trainer:
         """The learning rate of the last update begun, the head's, the same for every block."""
         return self.optimizers[-1].param_groups[-1]["lr"]
 
-    def start_epoch(self, epoch: int) -> None:
-        """Put everything in place for ``epoch``, counted from 0."""
+    def start_epoch(self, epoch: int, batches: int = 0) -> None:
+        """Put everything in place for ``epoch``, counted from 0, after so many of its batches."""
         self.model.train(not self.only_head)  # frozen layers keep BatchNorm's statistics
-        self._schedule(epoch * self.updates_per_epoch)
-        self.batches = self.updates * self.accelerator.gradient_accumulation_steps
+        accumulate = self.accelerator.gradient_accumulation_steps
+        self._schedule(epoch * self.updates_per_epoch + batches // accumulate)
+        self.batches = self.updates * accumulate
 
     def train_batch(self, images: Tensor, target: Tensor) -> Tensor:
         """Train on one batch of this process; every ``gradient_accumulation_steps``-th updates.
