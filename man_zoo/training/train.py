@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 
 from ..console import user_errors
 from ..data import create_loaders, create_test_loader
@@ -21,6 +21,7 @@ from .bar import TrainingBar
 from .checkpoint import Checkpoints, Progress
 from .evaluate import evaluate_exits, validate
 from .losses import LossWatch, check_weights
+from .observe import merge
 from .report import describe, epoch_line
 from .setup import create_accelerator, keep_plan, resume_run, start_run
 from .trackers import start_trackers
@@ -131,14 +132,15 @@ def train_epoch(
 
     Returns:
         ``losses``, the mean local losses ``(K,)`` over all processes; ``lr`` of the last update;
-        ``images_per_second`` over all processes; ``seconds``.
+        ``images_per_second`` over all processes; ``seconds``; and what
+        :class:`~man_zoo.training.observe.Observer` has seen of the blocks, in all processes.
 
     Raises:
         NonFiniteLoss: With the block's name and the update.
     """
     accelerator = trainer.accelerator
     trainer.start_epoch(epoch)
-    first = trainer.updates + 1
+    first, last = trainer.updates + 1, trainer.updates + trainer.updates_per_epoch
     watch = LossWatch(accelerator, trainer.model)
     images_seen, lr, started = 0, trainer.lr, time.perf_counter()
 
@@ -148,10 +150,12 @@ def train_epoch(
     batches = trainer.updates_per_epoch * accelerator.gradient_accumulation_steps
     for images, target in islice(loader, batches):
         update, lr = trainer.updates + 1, trainer.lr
+        looked_at = update in (first, last) or update % log_interval == 0
+        trainer.observer.begin(update, looked_at)
         watch.add(update, trainer.train_batch(images, target))
         images_seen += len(images)
         if trainer.updates == update:
-            if update == first or update % log_interval == 0:
+            if looked_at:
                 bar.show(epoch + 1, watch.look(), images_per_second())
             bar.advance()
     losses = watch.mean()
@@ -160,6 +164,7 @@ def train_epoch(
         "losses": losses,
         "images_per_second": images_per_second(),
         "seconds": time.perf_counter() - started,
+        **merge(gather_object([trainer.observer.record()])),
     }
 
 
