@@ -7,6 +7,8 @@ import torch
 from data_parallel import CASES, STEPS
 from recipe import ROOT, flags, python, write_images
 
+from man_zoo.training.observe import GRAD_NORM
+
 HELPER = str(ROOT / "tests" / "data_parallel.py")
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
@@ -31,6 +33,15 @@ def test_two_processes_equal_one(case, results):
     assert two["mean_losses"] == pytest.approx(one["losses"].mean(0).tolist(), abs=1e-10)
     torch.testing.assert_close(two["weights"], one["weights"], rtol=0, atol=1e-10)
     assert two["same_everywhere"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_those_of_all_processes(case, results):
+    one, two = (result[case]["observed"] for result in results)
+    assert two.keys() == one.keys()  # time and memory of every block too
+    norms = [key for key in one if key.startswith(GRAD_NORM)]
+    assert [two[key] for key in norms] == pytest.approx([one[key] for key in norms], abs=1e-10)
 
 
 @pytest.mark.slow
