@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import gather_object
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,6 +26,7 @@ from man_zoo.runs.config import parse_args
 from man_zoo.tasks import Classification
 from man_zoo.training.evaluate import evaluate_exits
 from man_zoo.training.losses import LossWatch
+from man_zoo.training.observe import merge
 from man_zoo.training.setup import create_accelerator
 from man_zoo.training.trainer import create_trainer
 
@@ -72,9 +74,11 @@ def train_case(method: str, accumulate: int, plain: bool = False) -> dict:
     target = torch.randint(CLASSES, shape, generator=generator)
     share = slice(rank * GLOBAL_BATCH // world, (rank + 1) * GLOBAL_BATCH // world)
     trainer.start_epoch(0)
-    losses = torch.stack(
-        [trainer.train_batch(x[share], y[share]) for x, y in zip(images, target, strict=True)]
-    )
+    of_batches = []
+    for x, y in zip(images, target, strict=True):
+        trainer.observer.begin(trainer.updates + 1, look=True)
+        of_batches.append(trainer.train_batch(x[share], y[share]))
+    losses = torch.stack(of_batches)
     watch = LossWatch(accelerator, model)
     for i, of_batch in enumerate(losses):
         watch.add(i, of_batch)
@@ -83,6 +87,7 @@ def train_case(method: str, accumulate: int, plain: bool = False) -> dict:
     return {
         "losses": accelerator.reduce(losses, "mean"),
         "mean_losses": watch.mean(),
+        "observed": merge(gather_object([trainer.observer.record()])),
         "weights": weights,
         "same_everywhere": bool((accelerator.gather(weights[None]) == weights).all()),
         "validation": validate(accelerator, model),

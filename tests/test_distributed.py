@@ -7,6 +7,8 @@ import torch
 from data_parallel import CASES, PLAIN, STEPS
 from recipe import ROOT, flags, python, write_images
 
+from man_zoo.training.observe import GRAD_NORM
+
 HELPER = str(ROOT / "tests" / "data_parallel.py")
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
@@ -45,6 +47,15 @@ def test_averages_that_come_late_change_no_bit(case, results):
 @pytest.mark.slow
 def test_a_blocks_backward_does_not_wait_for_the_other_process(results):
     assert results[1]["waits"] == [True, False]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_those_of_all_processes(case, results):
+    one, two = (result[case]["observed"] for result in results)
+    assert two.keys() == one.keys()  # time and memory of every block too
+    norms = [key for key in one if key.startswith(GRAD_NORM)]
+    assert [two[key] for key in norms] == pytest.approx([one[key] for key in norms], abs=1e-10)
 
 
 @pytest.mark.slow

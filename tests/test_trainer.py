@@ -68,9 +68,13 @@ def draw(batches: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def train(trainer: Trainer, batches: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Train for one epoch; the losses ``(batches, K)``."""
+    """Train for one epoch, each update looked at; the losses ``(batches, K)``."""
     trainer.start_epoch(0)
-    return torch.stack([trainer.train_batch(*batch) for batch in batches])
+    losses = []
+    for batch in batches:
+        trainer.observer.begin(trainer.updates + 1, look=True)
+        losses.append(trainer.train_batch(*batch))
+    return torch.stack(losses)
 
 
 def values(module: nn.Module) -> list[Tensor]:
@@ -92,12 +96,14 @@ def test_accumulated_batches_are_one_batch(method, clip, create):
     batches, lr, decay = draw(6), 0.05, 0.01
     words = [*PLAIN, "--lr", str(lr), "--weight-decay", str(decay), "--grad-accum-steps", "2"]
     words += [] if clip is None else ["--clip-grad", str(clip)]
-    losses = train(create(model, len(batches), *words), batches)
+    trainer = create(model, len(batches), *words)
+    losses, norms = train(trainer, batches), {j: [] for j in range(3)}
 
     def step(j: int) -> None:
         learnt = [p for p in by_hand.blocks[j].parameters() if p.grad is not None]
         norm = math.sqrt(sum(float(p.grad.square().sum()) for p in learnt))
         assert norm > 0.05  # clipping has something to do
+        norms[j].append(norm)
         scale = 1 if clip is None else clip / (norm + 1e-6)  # as torch.nn.utils.clip_grad_norm_
         with torch.no_grad():
             for p in learnt:
@@ -109,6 +115,9 @@ def test_accumulated_batches_are_one_batch(method, clip, create):
         output = by_hand.local_step(images, target, step=step)
         assert_close(losses[i : i + 2].mean(0), output.losses)
     assert_close(values(model), values(by_hand))
+    seen = trainer.observer.record()
+    for j, of_block in norms.items():
+        assert seen[f"grad_norm_block{j + 1}"] == pytest.approx(sum(of_block) / 3, abs=1e-10)
 
 
 def test_every_block_is_clipped_to_the_norm_by_itself(create):

@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "accuracy of weights on a data set",
     "benchmark": "time, memory and arithmetic of models beside end to end",
     "analyse": "look into trained networks, block by block",
+    "curves": "draw how runs went",
     "sweep": "train a list of runs",
     "plan": "memory and arithmetic of a split; the best one for a memory budget",
     "list": "names of the zoo",

@@ -7,6 +7,8 @@ from typing import Any
 from ..console import table
 from ..data import LoaderInfo
 from ..local_model import LocalModel
+from ..runs.folder import load_log
+from .observe import GRAD_NORM, PEAK, SECONDS
 
 
 def describe(model: LocalModel, data: LoaderInfo, run: Path) -> str:
@@ -43,14 +45,16 @@ def epoch_line(epoch: int, record: dict[str, Any]) -> str:
 
 def final_report(model: LocalModel, summary: dict[str, Any], run: Path) -> str:
     """What every block can do, and how the run ended."""
-    rows = [
-        (f"{j + 1}  {model.block_name(j)}", f"{loss:.3f}", "-" if top1 is None else f"{top1:.2f}")
-        for j, (loss, top1) in enumerate(zip(summary["losses"], summary["exits"], strict=True))
-    ]
+    columns = {
+        "block": [f"{j + 1}  {model.block_name(j)}" for j in range(len(model.blocks))],
+        "train loss": [f"{loss:.3f}" for loss in summary["losses"]],
+        "top-1 %": ["-" if top1 is None else f"{top1:.2f}" for top1 in summary["exits"]],
+        **_observed(load_log(run)[-1], len(model.blocks)),
+    }
     return "\n".join(
         [
             "",
-            table(("block", "train loss", "top-1 %"), rows),
+            table(list(columns), list(zip(*columns.values(), strict=True))),
             "",
             f"{summary['model']} after {summary['epochs']} epochs: top-1 {summary['top1']:.2f} %, "
             f"top-5 {summary['top5']:.2f} %, best top-1 {summary['best_top1']:.2f} % "
@@ -58,3 +62,21 @@ def final_report(model: LocalModel, summary: dict[str, Any], run: Path) -> str:
             f"checkpoints, log and exported backbone: {run}",
         ]
     )
+
+
+def _observed(line: dict[str, Any], blocks: int) -> dict[str, list[str]]:
+    """Columns of what the log's last line knows of every block, beside its loss."""
+    found = {
+        key: [line[f"{key}{j + 1}"] for j in range(blocks)]
+        for key in (GRAD_NORM, SECONDS, PEAK)
+        if all(f"{key}{j + 1}" in line for j in range(blocks))
+    }
+    columns = {}
+    if GRAD_NORM in found:
+        columns["grad norm"] = [f"{norm:.3g}" for norm in found[GRAD_NORM]]
+    if SECONDS in found:
+        whole = sum(found[SECONDS])
+        columns["time %"] = [f"{100 * seconds / whole:.1f}" for seconds in found[SECONDS]]
+    if PEAK in found:
+        columns["peak MiB"] = [f"{peak:.1f}" for peak in found[PEAK]]
+    return columns

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 
 from ..console import user_errors
 from ..data import create_loaders, create_test_loader
@@ -23,6 +23,7 @@ from .bar import TrainingBar
 from .checkpoint import Checkpoints, Progress
 from .evaluate import evaluate_exits, validate
 from .losses import LossWatch, check_weights
+from .observe import merge
 from .report import describe, epoch_line
 from .setup import create_accelerator, keep_plan, resume_run, start_run
 from .so_far import EpochSoFar
@@ -162,7 +163,8 @@ def train_epoch(
 
     Returns:
         ``losses``, the mean local losses ``(K,)`` over all processes; ``lr`` of the last update;
-        ``images_per_second`` over all processes; ``seconds``.
+        ``images_per_second`` over all processes; ``seconds``; and what
+        :class:`~man_zoo.training.observe.Observer` has seen of the blocks, in all processes.
 
     Raises:
         NonFiniteLoss: With the block's name and the update.
@@ -171,6 +173,7 @@ def train_epoch(
     accelerator = trainer.accelerator
     trainer.start_epoch(progress.epoch, progress.batches)
     first = progress.epoch * trainer.updates_per_epoch + 1
+    last = first + trainer.updates_per_epoch - 1
     batches = trainer.updates_per_epoch * accelerator.gradient_accumulation_steps
     left = batches - progress.batches
     started = time.perf_counter() - so_far.seconds
@@ -180,13 +183,15 @@ def train_epoch(
 
     for images, target in islice(loader, left):
         update, so_far.lr = trainer.updates + 1, trainer.lr
+        looked_at = update in (first, last) or update % log_interval == 0
+        trainer.observer.begin(update, looked_at)
         so_far.watch.add(update, trainer.train_batch(images, target))
         so_far.images += len(images)
         so_far.bad_images.update(loader.bad_images)
         so_far.seconds = time.perf_counter() - started
         progress.batches += 1
         if trainer.updates == update:
-            if update == first or update % log_interval == 0:
+            if looked_at:
                 bar.show(progress.epoch + 1, so_far.watch.look(), images_per_second())
             bar.advance()
             if progress.batches < batches:
@@ -201,6 +206,7 @@ def train_epoch(
         "losses": losses,
         "images_per_second": images_per_second(),
         "seconds": so_far.seconds,
+        **merge(gather_object([trainer.observer.record()])),
     }
 
 

@@ -19,6 +19,7 @@ from ..parallel.data_parallel import Replica, average_gradients, average_statist
 from ..step import Backward
 from ..tasks import Classification
 from .compile import compile_blocks
+from .observe import Observer
 from .optim import create_optimizers, create_schedulers
 
 
@@ -33,6 +34,7 @@ class Trainer:
         optimizers: One a block.
         schedulers: One an optimizer.
         updates_per_epoch: Updates, not batches.
+        observer: What looks at some of them.
         seed: Of the random numbers that blocks draw.
         mixup: timm's mixup and cutmix, if wanted.
         ema: Moving average of the backbone's weights, if wanted.
@@ -46,6 +48,7 @@ class Trainer:
     optimizers: Sequence[torch.optim.Optimizer]
     schedulers: Sequence[Scheduler]
     updates_per_epoch: int
+    observer: Observer
     seed: int = 0
     mixup: Mixup | None = None
     ema: ModelEmaV3 | None = None
@@ -97,8 +100,8 @@ class Trainer:
             output = self.model.local_step(
                 images,
                 target,
-                blocks=self.blocks,
-                backward=self._backwards(),
+                blocks=self.observer.watch(self.blocks),
+                backward=self.observer.watch(self._backwards()),
                 step=self._update_block,
                 update_momentum=self.accelerator.sync_gradients,
                 late=any(isinstance(block, Replica) for block in self.blocks),
@@ -114,17 +117,26 @@ class Trainer:
         if not self.accelerator.sync_gradients:
             return
         average_gradients(self.blocks[j])
-        optimizer, scaler = self.optimizers[j], self.scalers[j] if self.scalers else None
+        with self.observer.turn(j):
+            optimizer, scaler = self.optimizers[j], self.scalers[j] if self.scalers else None
+            if self.clip_grad is not None or self.observer.look:
+                if scaler is not None:
+                    scaler.unscale_(optimizer)
+                self._clip(j)
+            if scaler is None:
+                optimizer.step()
+            else:
+                scaler.step(optimizer)
+                scaler.update()
+            optimizer.zero_grad()
+
+    def _clip(self, j: int) -> None:
+        """Clip block j's gradient, if wanted, and let the observer know its norm."""
+        learnt = [p for p in self.blocks[j].parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in learnt])
+        self.observer.grad_norm(j, norm)
         if self.clip_grad is not None:
-            if scaler is not None:
-                scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(self.blocks[j].parameters(), self.clip_grad)
-        if scaler is None:
-            optimizer.step()
-        else:
-            scaler.step(optimizer)
-            scaler.update()
-        optimizer.zero_grad()
+            nn.utils.clip_grads_with_norm_(learnt, self.clip_grad, norm)
 
     def _backwards(self) -> Sequence[Backward]:
         if not self.scalers:
@@ -189,6 +201,7 @@ def create_trainer(
         compile_blocks(model.blocks)
     optimizers = create_optimizers(args, model)
     schedulers = create_schedulers(args, optimizers, updates_per_epoch)
+    resident = [] if args.compile else [model, *optimizers]
     return Trainer(
         accelerator,
         model,
@@ -196,6 +209,7 @@ def create_trainer(
         optimizers,
         schedulers,
         updates_per_epoch,
+        Observer(accelerator.device, resident),
         args.seed,
         mixup=mixup,
         ema=ModelEmaV3(model.backbone, decay=args.model_ema_decay) if args.model_ema else None,
