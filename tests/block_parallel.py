@@ -73,8 +73,9 @@ def train(model: LocalModel, parallel: BlockParallel | None, dtype, accumulate: 
     blocks = parallel.blocks if parallel else model.blocks
     optimizers = [torch.optim.SGD(b.parameters(), 0.05, 0.9, weight_decay=1e-4) for b in blocks]
     one_step = parallel.step if parallel else model.local_step
+    loader = batches(dtype) if parallel is None or parallel.is_first else []
     losses = []
-    for number, batch in enumerate(batches(dtype)):
+    for number, batch in enumerate(parallel.batches(loader, STEPS) if parallel else loader):
         update = (number + 1) % accumulate == 0
 
         def step(j: int, update: bool = update) -> None:
@@ -82,8 +83,7 @@ def train(model: LocalModel, parallel: BlockParallel | None, dtype, accumulate: 
                 optimizers[j].step()
                 optimizers[j].zero_grad()
 
-        mine = batch if parallel is None or parallel.is_first else (None, None)
-        output = one_step(*mine, step=step, update_momentum=update, key=(SEED, number))
+        output = one_step(*batch, step=step, update_momentum=update, key=(SEED, number))
         losses.append(output.losses)
     if parallel:
         parallel.finish()

@@ -38,11 +38,11 @@ def test_one_process_alone_takes_the_whole_step():
     expected = model.local_step(images, target).losses
     model.load_state_dict(state)
     parallel = BlockParallel(model, [range(3)])
-    assert torch.equal(parallel.step(images, target).losses, expected)
+    (batch,) = parallel.batches([(images, target)], 1)
+    assert torch.equal(parallel.step(*batch).losses, expected)
     parallel.finish()
-    (logits,), seen = parallel.forward(model.eval().backbone, images, target)
+    (logits,) = parallel.forward(model.eval().backbone, images)
     assert torch.equal(logits, model(images))
-    assert seen is target
 
 
 @pytest.mark.parametrize("ranges", [[range(2)], [range(1), range(2, 3)], [range(3), range(0)]])
@@ -54,8 +54,3 @@ def test_every_block_is_someones(ranges):
 def test_as_many_shares_as_processes():
     with pytest.raises(ValueError, match=r"2 process\(es\); there are 1"):
         BlockParallel(create(), [range(1), range(1, 3)])
-
-
-def test_the_first_process_needs_a_batch():
-    with pytest.raises(ValueError, match="brings images and target"):
-        BlockParallel(create(), [range(3)]).step()

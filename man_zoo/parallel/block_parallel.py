@@ -9,7 +9,10 @@ the next process has when it has finished the batch before. So block-parallel tr
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -23,14 +26,21 @@ from ..split import block_ranges
 from ..step import LocalOutput, local_step
 from .neighbours import Inbox, Outbox
 
+Batches = Iterable[tuple[Tensor, Tensor]]
+
 
 class BlockParallel:
     """This process's share of a local model that P processes train, each a run of its blocks.
 
-    Every process builds the same model, makes one of these from it, and calls :meth:`step` once a
-    batch; the first one brings the batches. That neighbours are a batch apart comes by itself,
-    from each waiting for what the one before it sends. Parameters of blocks that are not this
-    process's move to the ``meta`` device, and all others to ``device``.
+    Every process builds the same model, makes one of these from it, and runs the same loop::
+
+        for features, target in parallel.batches(loader, len(loader)):
+            parallel.step(features, target, step=update)
+        parallel.finish()
+
+    The first process alone reads the loader, and its features are the images. That neighbours are
+    a batch apart comes by itself, from each waiting for what the one before it sends. Parameters of
+    blocks that are not this process's move to the ``meta`` device, and all others to ``device``.
 
     Args:
         model: The whole model, with equal weights in every process.
@@ -76,6 +86,9 @@ class BlockParallel:
             for start in (self.own.start, self.own.stop)
         )
         self._features: list[Tensor] = []
+        self._came: tuple[Tensor, Tensor]
+        self._beside: list[Tensor] = []
+        self.waited = 0.0  # seconds of the host, for neighbours
         self._unmirrored = 0  # the next process's updates that the mirror has yet to take
         if count > 1:
             self._connect(group, place)
@@ -94,10 +107,27 @@ class BlockParallel:
 
     # Training -------------------------------------------------------------------------------------
 
+    def batches(self, loader: Batches, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches as they come to this process: features ``(B, ...)`` and target.
+
+        Args:
+            loader: Of normalised images ``(B, C, H, W)`` and target, class indices ``(B,)`` or
+                probabilities ``(B, classes)``; read in the first process alone.
+            count: How many batches, the same in every process; the loader has that many or more.
+        """
+        if self.is_first:
+            for self._came in islice(loader, count):
+                yield self._came
+        for _ in range(0 if self.is_first else count):
+            with self._waiting():
+                features, target, *self._beside = self.from_previous.take()
+            self._came = features, target
+            yield self._came
+
     def step(
         self,
-        images: Tensor | None = None,
-        target: Tensor | None = None,
+        features: Tensor,
+        target: Tensor,
         *,
         blocks: Sequence[nn.Module] | None = None,
         update_momentum: bool = True,
@@ -106,21 +136,20 @@ class BlockParallel:
         """This process's share of one training step.
 
         Args:
-            images: Normalised images ``(B, C, H, W)``; looked at in the first process alone.
-            target: Class indices ``(B,)`` or probabilities ``(B, classes)``; likewise.
+            features: As :meth:`batches` gave them.
+            target: Likewise; in the first process perhaps mixed, ``(B, classes)``.
             blocks: This process's blocks, wrapped (DDP, compiled); as they are by default.
             update_momentum: Whether MAN's copies follow in this step, the same in every process.
-            options: ``backward``, ``step`` and ``key`` of :func:`man_zoo.local_step`; ``step`` is
-                called with the index among this process's blocks.
+            options: ``backward``, ``step``, ``late`` and ``key`` of :func:`man_zoo.local_step`;
+                ``step`` is called with the index among this process's blocks.
 
         Returns:
             Losses ``(own.stop,)`` of all blocks up to this process's last, and its logits.
 
         Raises:
-            ValueError: For images of a size that the auxiliaries do not take, and for none in the
-                first process.
+            ValueError: For images of a size that the auxiliaries do not take.
         """
-        features, target, image, before = self._begin(images, target)
+        before, image = self._losses_and_image(features)
         output = local_step(
             self.blocks if blocks is None else blocks,
             self.links,
@@ -132,30 +161,30 @@ class BlockParallel:
             pass_on=None if self.is_last else self._features.append,
             **options,
         )
-        losses = torch.cat([before, output.losses]) if len(before) else output.losses
+        del features
+        losses = output.losses if before is None else torch.cat([before, output.losses])
         if self.watched and update_momentum:
             self.to_previous.put([_vector(self.watched)], headers=False)
         if not self.is_last:
             rest = [image] if self._image_out and image is not None else []
             self.to_next.put([self._features.pop(), target, losses, *rest])
-        if self.across is not None and update_momentum:
-            if self._unmirrored == self.queue:
-                self._mirror()
-            self._unmirrored += 1
-            self.across.update()
-        self._wait(features=self.queue - 1, parameters=self.queue)
+        with self._waiting():
+            if self.across is not None and update_momentum:
+                if self._unmirrored == self.queue:
+                    self._mirror()
+                self._unmirrored += 1
+                self.across.update()
+            self._wait(features=self.queue - 1, parameters=self.queue)
         return LocalOutput(output.logits, losses)
 
-    def _begin(
-        self, images: Tensor | None, target: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        """Features, target, un-normalised image, and the losses of the blocks before."""
-        if not self.is_first:
-            features, target, losses, *rest = self.from_previous.take(3 + self._image_in)
-            return features, target, rest[0] if rest else None, losses
-        images, target = _given(images, target)
-        self.model.check_size(images)
-        return images, target, self.model.restore(images), images.new_empty(0)
+    def _losses_and_image(self, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Losses of the blocks before, and the un-normalised image where it is looked at."""
+        if self.is_first:
+            self.model.check_size(features)
+            return None, self.model.restore(features)
+        losses, *image = self._beside
+        self._beside = []
+        return losses, image[0] if image else None
 
     def _mirror(self) -> None:
         """Take the next process's parameters, as they were after one update more."""
@@ -186,54 +215,48 @@ class BlockParallel:
 
     # Validation -----------------------------------------------------------------------------------
 
-    def forward(
-        self, backbone: nn.Module, images: Tensor | None = None, target: Tensor | None = None
-    ) -> tuple[list[Tensor], Tensor]:
-        """A backbone's logits ``(B, classes)``, in the last process, and the target everywhere.
+    def forward(self, backbone: nn.Module, features: Tensor) -> list[Tensor]:
+        """A backbone's logits ``(B, classes)``, in the last process; none in the others.
 
         Args:
             backbone: The model's own, or a copy of it, e.g. its moving average.
-            images: As for :meth:`step`.
-            target: As for :meth:`step`.
+            features: As :meth:`batches` gave them.
         """
         if self.is_first and self.is_last:
-            images, target = _given(images, target)
-            return [backbone(images)], target
-        features, target = self._begin_forward(images, target)
+            return [backbone(features)]
         units = list_units(backbone)
         ranges = block_ranges(self.model.cuts, len(units))
         for i in range(ranges[self.own.start].start, ranges[self.own[-1]].stop):
             features = units.modules[i](features)
-        self._end_forward(features, target)
-        return [units.head(features)] if self.is_last else [], target
+        self._pass_on(features)
+        return [units.head(features)] if self.is_last else []
 
-    def forward_exits(
-        self, images: Tensor | None = None, target: Tensor | None = None
-    ) -> tuple[list[Tensor], Tensor]:
-        """Logits ``(B, classes)`` of every block of this process, and the target.
+    def forward_exits(self, features: Tensor) -> list[Tensor]:
+        """Logits ``(B, classes)`` of every block of this process.
 
         Args:
-            images: As for :meth:`step`.
-            target: As for :meth:`step`.
+            features: As :meth:`batches` gave them.
         """
-        features, target = self._begin_forward(images, target)
         exits = []
         for block in self.blocks:
             features = block.units(features)
             exits.append(block.classify(features))
-        self._end_forward(features, target)
-        return exits, target
+        self._pass_on(features)
+        return exits
 
-    def _begin_forward(self, images: Tensor | None, target: Tensor | None) -> tuple[Tensor, Tensor]:
-        if self.is_first:
-            return _given(images, target)
-        features, target = self.from_previous.take(2)
-        return features, target
-
-    def _end_forward(self, features: Tensor, target: Tensor) -> None:
+    def _pass_on(self, features: Tensor) -> None:
         if not self.is_last:
+            _, target = self._came
             self.to_next.put([features, target])
-            self.to_next.wait()
+            self._wait()
+
+    # Time -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - begun
 
 
 def _communicator(ranks: list[int]) -> dist.ProcessGroup:
@@ -251,12 +274,6 @@ def _check(ranges: Sequence[range], blocks: int, processes: int) -> None:
         )
     if len(ranges) != processes:
         raise ValueError(f"Blocks were given to {len(ranges)} process(es); there are {processes}.")
-
-
-def _given(images: Tensor | None, target: Tensor | None) -> tuple[Tensor, Tensor]:
-    if images is None or target is None:
-        raise ValueError("The first of the processes brings images and target; it was given none.")
-    return images, target
 
 
 def _place(model: LocalModel, own: Sequence[nn.Module], device: torch.device) -> None:

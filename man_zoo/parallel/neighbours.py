@@ -17,6 +17,7 @@ _DTYPES = (
     *(torch.int64, torch.int32, torch.uint8, torch.bool),
 )
 _DIMENSIONS = 6
+_MOST = 4  # tensors in a message
 
 
 class Outbox:
@@ -40,7 +41,7 @@ class Outbox:
         """
         whole = [_rows(tensor.detach()) for tensor in tensors]
         if headers:
-            whole = [torch.stack([_header(tensor) for tensor in tensors]), *whole]
+            whole = [_headers(tensors), *whole]
         works = dist.batch_isend_irecv(
             [dist.P2POp(dist.isend, tensor, self.peer, self.group) for tensor in whole]
         )
@@ -66,11 +67,11 @@ class Inbox:
     def __init__(self, peer: int, group: dist.ProcessGroup, device: torch.device) -> None:
         self.peer, self.group, self.device = peer, group, device
 
-    def take(self, count: int) -> list[Tensor]:
-        """The next message, of ``count`` tensors; waits for it."""
-        headers = torch.empty(count, 3 + _DIMENSIONS, dtype=torch.int64, device=self.device)
+    def take(self) -> list[Tensor]:
+        """The next message; waits for it."""
+        headers = torch.empty(_MOST, 3 + _DIMENSIONS, dtype=torch.int64, device=self.device)
         self.fill([headers])
-        tensors = [_empty(header, self.device) for header in headers.tolist()]
+        tensors = [_empty(header, self.device) for header in headers.tolist() if header[0] >= 0]
         self.fill(tensors)
         return tensors
 
@@ -92,10 +93,13 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor.permute(0, 2, 3, 1) if _channels_last(tensor) else tensor.contiguous()
 
 
-def _header(tensor: Tensor) -> Tensor:
-    shape = [*tensor.shape, *[0] * (_DIMENSIONS - tensor.dim())]
-    numbers = [_DTYPES.index(tensor.dtype), _channels_last(tensor), tensor.dim(), *shape]
-    return torch.tensor(numbers, dtype=torch.int64, device=tensor.device)
+def _headers(tensors: Sequence[Tensor]) -> Tensor:
+    """A row a tensor, and rows of -1 for those that there are not."""
+    headers = torch.full((_MOST, 3 + _DIMENSIONS), -1, dtype=torch.int64)
+    for row, tensor in zip(headers, tensors, strict=False):
+        numbers = [_DTYPES.index(tensor.dtype), _channels_last(tensor), tensor.dim(), *tensor.shape]
+        row[: len(numbers)] = torch.tensor(numbers)
+    return headers.to(tensors[0].device)
 
 
 def _empty(header: Sequence[int], device: torch.device) -> Tensor:
