@@ -16,8 +16,9 @@ from ..families import list_units
 from ..recompute import AUXILIARIES, choose_recompute
 from ..spec import END_TO_END, LocalSpec, make_spec
 from ..split import choose_cuts
+from .blocks import Cost, Split, cost_of
 from .cost import CostModel, Setting
-from .search import Choices, Cost, Split, cheapest, cost_of, least
+from .search import Choices, cheapest, least
 
 BALANCED = "balanced"
 # More blocks than this cost arithmetic and no longer save memory: auxiliaries are what is left.
