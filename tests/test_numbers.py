@@ -57,6 +57,7 @@ REFUSED = [
         ("0GiB", "0.0 MB", "-1GiB", "nanGiB", "6 apples", "6"),
         "a size such as 6GiB",
     ),
+    (memory_sizes, ("6GiB,x", "6GiB,", ""), "sizes such as 24GiB,12GiB"),
 ]
 
 

@@ -22,9 +22,9 @@ SIZES = {"resnet18": 64, "resnet32": 32, "resnet101": 64, "vit_tiny_patch16_224"
 BATCH = 32
 METHODS = [("dgl", {}), ("man_dgl", {}), ("man_dgl", {"form": "release"}), ("man_infopro", {})]
 SPLITS = [("resnet32", 16, 2), ("vit_tiny_patch16_224", 4, 2), ("resnet101", 4, 4)]
-QUICK = [*(("resnet32", *method) for method in METHODS), ("vit_tiny_patch16_224", *METHODS[2])]
+QUICK = [("resnet32", METHODS[1]), ("resnet32", METHODS[3]), ("vit_tiny_patch16_224", METHODS[2])]
 CASES = [
-    pytest.param(*split, *method, marks=[] if (split[0], *method) in QUICK else pytest.mark.slow)
+    pytest.param(*split, *method, marks=[] if (split[0], method) in QUICK else pytest.mark.slow)
     for split in SPLITS
     for method in METHODS
 ]
@@ -104,7 +104,7 @@ def test_the_predicted_cost_of_a_process_is_that_of_its_real_step(
             followed = own.stop <= len(sources)
             process = Process(model, own, sources[own.stop - 1] if followed else None)
             cost = measure(process.step, resident=process.resident)
-            assert size == pytest.approx(cost.peak_bytes, rel=0.03)
+            assert size == pytest.approx(cost.peak_bytes, rel=0.01)
             assert flops == pytest.approx(cost.flops, rel=1e-6)
 
 
@@ -180,51 +180,48 @@ def test_what_cannot_be_is_one_sentence(processes, limits, sentence):
         assign([RunCost(1, 2**30, *[0] * 7)] * 5, processes, limits)
 
 
+def every_spread(plans: Planner, k: int, processes: int) -> list[tuple[int, int]]:
+    """Largest bytes and arithmetic of a process, for all cuts and ways to divide the blocks."""
+    found = []
+    for cuts in combinations(plans.names[:-1], k - 1):
+        blocks = plans.cuts(k, cuts).cost.blocks
+        for way in every_way(k, processes):
+            flops = max(sum(blocks[j].flops for j in own) for own in way)
+            found.append((max(bytes_of_each(blocks, way)), flops))
+    return found
+
+
 @pytest.mark.parametrize(
     ("k", "processes", "method", "tight"),
     [(3, 3, "man_dgl", False), (4, 2, "man_dgl", True), (4, 3, "infopro", True)],
 )
 def test_no_other_cuts_make_the_slowest_process_faster(k, processes, method, tight):
-    plans = planner("resnet18", method)
-    every = []
-    for cuts in combinations(plans.names[:-1], k - 1):
-        blocks = plans.cuts(k, cuts).cost.blocks
-        ways = every_way(k, processes)
-        every += [
-            (max(bytes_of_each(blocks, way)), max(sum(blocks[j].flops for j in own) for own in way))
-            for way in ways
-        ]
-    free = min(slot for _, slot in every)
-    limit = min(size for size, _ in every) * 21 // 20 if tight else 2**40
-    best = min(slot for size, slot in every if size <= limit)
-    assert (best > free) is tight
+    plans = planner("resnet18", method, 256)
+    every = every_spread(plans, k, processes)
+    limit = min(every)[0] if tight else 2**40
+    best = min(flops for size, flops in every if size <= limit)
+    assert (best > min(flops for _, flops in every)) is tight
     plan = plans.spread(processes, k, [limit])
     assert plan.spec.k == k
     assert assign(plan.cost.blocks, processes, [limit]).slot == best
 
 
 def test_a_block_a_process_or_as_few_as_fit():
-    plans = planner("resnet18", "man_dgl")
-    plan = plans.spread(3)
-    assert plan.spec.k == 3
-    least = max(assign(plans.spread(3, 3).cost.blocks, 3).bytes)
-    for k in range(3, 9):
-        limit = 0.62 * least
-        try:
-            plans.spread(3, k, [int(limit)])
-        except ValueError:
-            continue
-        assert k > 3
-        assert plans.spread(3, limits=[int(limit)]).spec.k == k
-        return
-    pytest.fail("no k fits")
+    plans = planner("resnet18", "man_dgl", 256)
+    assert plans.spread(3).spec.k == 3
+    limit = min(every_spread(plans, 2, 2))[0] - 1
+    with pytest.raises(ValueError, match="2 processes do not fit into their memory: at best"):
+        plans.spread(2, 2, [limit])
+    k = plans.spread(2, limits=[limit]).spec.k
+    assert k > 2
+    assert all(min(every_spread(plans, fewer, 2))[0] > limit for fewer in range(3, k))
 
 
-def test_the_units_that_are_recomputed_make_room():
-    plans = planner("resnet18", "man_dgl")
+def test_units_that_are_recomputed_make_room():
+    plans = planner("resnet18", "man_dgl", 256)
     usual, recomputed = (plans.spread(2, recompute=names) for names in (None, "all"))
-    sizes = [assign(plan.cost.blocks, 2).bytes for plan in (usual, recomputed)]
-    assert max(sizes[1]) < max(sizes[0])
+    sizes = [max(assign(plan.cost.blocks, 2).bytes) for plan in (usual, recomputed)]
+    assert sizes[1] < sizes[0]
     assert recomputed.spec.recompute[-1] == "auxiliaries.0"
 
 

@@ -71,7 +71,10 @@ def memory_size(text: str) -> str:
 
 def memory_sizes(text: str) -> list[str]:
     """Sizes with commas between them."""
-    return [memory_size(size.strip()) for size in text.split(",")]
+    try:
+        return [memory_size(size.strip()) for size in text.split(",")]
+    except ArgumentTypeError as error:
+        raise ArgumentTypeError(f"expected sizes such as 24GiB,12GiB, got {text!r}") from error
 
 
 def _whole(text: str, least: int, most: int | None = None) -> int:

@@ -41,7 +41,7 @@ def each_limit(limits: Sequence[int], processes: int) -> tuple[float, ...]:
             f"{len(limits)} limits of memory were given for {processes} processes; give one for "
             f"all, or {processes}."
         )
-    return tuple(limits) if len(limits) > 1 else (limits or (math.inf,)) * processes
+    return tuple(limits or [math.inf]) * (processes // max(len(limits), 1))
 
 
 def fastest(runs: Iterable[Run], k: int, stop: int, limits: Sequence[float]) -> Chain | None:

@@ -1,10 +1,10 @@
 """What to expect of blocks on several processes, as a table and in sentences."""
 
 from collections.abc import Iterator, Sequence
-from itertools import repeat
 
 from ..console import table
 from ..split import block_ranges
+from .chain import each_limit
 from .plan import Plan
 from .processes import Placement
 from .sizes import GIB
@@ -21,22 +21,22 @@ def outlook(plan: Plan, placement: Placement, limits: Sequence[int] = ()) -> str
         limits: Bytes: one for every process, one for all, or none.
     """
     header = ["process", "blocks", "peak GiB", "arithmetic", "busy"]
+    rows = list(_rows(plan, placement))
     if limits:
-        header.insert(3, "of GiB")
-    rows = _rows(plan, placement, limits)
-    return "\n".join([table(header, list(rows)), "", *_sentences(plan, placement)])
+        own = ["of GiB", *(f"{limit / GIB:.2f}" for limit in each_limit(limits, len(rows)))]
+        for cells, limit in zip([header, *rows], own, strict=True):
+            cells.insert(3, limit)
+    return "\n".join([table(header, rows), "", *_sentences(plan, placement)])
 
 
-def _rows(plan: Plan, placement: Placement, limits: Sequence[int]) -> Iterator[list[str]]:
+def _rows(plan: Plan, placement: Placement) -> Iterator[list[str]]:
     units = block_ranges(plan.split.cuts, len(plan.names))
-    each = limits if len(limits) > 1 else repeat(*limits) if limits else repeat(None)
-    for p, (own, limit) in enumerate(zip(placement.ranges, each, strict=False)):
+    for p, own in enumerate(placement.ranges):
         first, last = plan.names[units[own[0]][0]], plan.names[units[own[-1]][-1]]
         yield [
             f"{p + 1}  {first if first == last else f'{first} to {last}'}",
             f"{own[0] + 1}" if len(own) == 1 else f"{own[0] + 1}-{own[-1] + 1}",
             f"{placement.bytes[p] / GIB:.2f}",
-            *([f"{limit / GIB:.2f}"] if limit is not None else []),
             f"{placement.flops[p] / plan.cost.total:.3f}",
             f"{placement.busy[p]:.2f}",
         ]

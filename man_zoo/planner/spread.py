@@ -41,14 +41,15 @@ class Spread:
         auxiliaries: bool,
     ) -> None:
         self.model, self.limits = model, limits
+
+        def block(start: int, end: int) -> _Part:
+            units = range(start, end + 1)
+            # AugLocal's auxiliaries are deepest at the first place.
+            cost = block_cost(model, units, (0, 2), recomputed, auxiliaries)
+            return _Part(start, end + 1, (end,), cost)
+
         self._single = {
-            start: [
-                _Part(start, end + 1, (end,), cost)
-                for end in self._ends(start)
-                for cost in [
-                    block_cost(model, range(start, end + 1), (0, 2), recomputed, auxiliaries)
-                ]
-            ]
+            start: [block(start, end) for end in self._ends(start)]
             for start in range(len(model.units))
         }
         self._parts = [[part for parts in self._single.values() for part in parts]]
@@ -77,7 +78,9 @@ class Spread:
             tight.append(tightest(self._runs(k), k, stop, self.limits))
         found = [chain for chain in tight if chain is not None]
         if not found:
-            raise ValueError(f"Blocks for {len(self.limits)} processes cannot be cut for this k.")
+            raise ValueError(
+                f"{stop} units cannot be cut into {ks[-1]} blocks for {self.model.spec.method}."
+            )
         best = min(found, key=lambda chain: shortage(chain, self.limits))
         raise ValueError(too_little(best, self.limits, lambda run: _name(run, names)))
 
