@@ -225,6 +225,13 @@ def test_units_that_are_recomputed_make_room():
     assert recomputed.spec.recompute[-1] == "auxiliaries.0"
 
 
+def test_blocks_are_long_enough_for_what_is_copied_of_them():
+    plans = planner("resnet18", "man_dgl", momentum_units=3)
+    assert plans.spread(3).spec.k == 3
+    with pytest.raises(ValueError, match="9 units cannot be cut into 6 blocks for man_dgl"):
+        plans.spread(6)
+
+
 COMMAND = ["resnet20_man_dgl_k4", "--batch-size", "16"]
 
 

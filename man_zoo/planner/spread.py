@@ -79,7 +79,7 @@ class Spread:
         found = [chain for chain in tight if chain is not None]
         if not found:
             raise ValueError(
-                f"{stop} units cannot be cut into {ks[-1]} blocks for {self.model.spec.method}."
+                f"{stop} units cannot be cut into {ks[0]} blocks for {self.model.spec.method}."
             )
         best = min(found, key=lambda chain: shortage(chain, self.limits))
         raise ValueError(too_little(best, self.limits, lambda run: _name(run, names)))
