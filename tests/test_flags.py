@@ -146,6 +146,8 @@ COMMANDS = {
             ("--batch-size", ("0",), WHOLE_FROM_1),
             ("--img-size", ("0",), WHOLE_FROM_1),
             ("--budget", ("0", "-1GiB", "6 apples", "nan"), "such as 6GiB"),
+            ("--processes", ("0", "-2", "two"), WHOLE_FROM_1),
+            ("--memory", ("0", "1GiB,,2GiB", "1GiB,2 apples"), "such as 24GiB,12GiB"),
             ("--model-kwargs", ("head",), PAIR),
             ("--picture", ("nowhere/x.png",), "expected a file in a folder that is there"),
         ],

@@ -9,6 +9,7 @@ from man_zoo.console.numbers import (
     finite,
     fraction,
     memory_size,
+    memory_sizes,
     non_negative,
     non_negative_number,
     positive,
@@ -38,6 +39,7 @@ TAKEN = [
     (finite, "-1e38", -1e38),
     (memory_size, "6GiB", "6GiB"),
     (memory_size, ".5 gb", ".5 gb"),
+    (memory_sizes, "24GiB, 12GiB", ["24GiB", "12GiB"]),
 ]
 REFUSED = [
     (positive, ("0", "-1", "1.5", "two", "", "nan"), "a whole number from 1"),
@@ -55,6 +57,7 @@ REFUSED = [
         ("0GiB", "0.0 MB", "-1GiB", "nanGiB", "6 apples", "6"),
         "a size such as 6GiB",
     ),
+    (memory_sizes, ("6GiB,x", "6GiB,", ""), "sizes such as 24GiB,12GiB"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""``man-zoo plan``: what a split costs, the best one for a budget, and how it compares."""
+"""``man-zoo plan``: what a split costs, the best for a budget or for several processes."""
 
 import sys
 from argparse import ArgumentParser, Namespace
@@ -10,11 +10,12 @@ import torch
 from timm.layers import to_2tuple
 
 from ..console import Keywords, Parser, exit_status, output_file, user_errors
-from ..console.numbers import memory_size, positive
+from ..console.numbers import memory_size, memory_sizes, positive
 from ..messages import unknown
-from ..planner import BALANCED, Plan, Planner, Setting, budget_bytes, measuring
+from ..planner import BALANCED, Plan, Planner, Setting, assign, budget_bytes, measuring
 from ..planner.compare import compare, describe, draw, front, render, verdict
 from ..planner.cost import LOW_PRECISION
+from ..planner.outlook import outlook
 from ..spec import END_TO_END, check_method, is_zoo_name, parse_name
 
 
@@ -23,7 +24,7 @@ def build_parser(program: str | None = None) -> ArgumentParser:
     parser = Parser(
         prog=program,
         description="Memory and arithmetic of a split, and the best cuts for K or for a memory "
-        "budget. Nothing is allocated: any machine can plan for any other.",
+        "budget or several processes. Nothing is allocated: any machine can plan for any other.",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -32,7 +33,12 @@ def build_parser(program: str | None = None) -> ArgumentParser:
     add("--k", type=positive, help="number of local blocks")
     add("--budget", type=memory_size, metavar="SIZE",
         help="memory, e.g. 6GiB: plan the fastest split within it")  # fmt: skip
-    add("--cuts", default=BALANCED, help="'balanced' (least memory), 'published', 'even' or units")
+    add("--processes", type=positive, metavar="P",
+        help="blocks on P processes: which has which, and the speed-up to expect")  # fmt: skip
+    add("--memory", type=memory_sizes, default=(), metavar="SIZE[,SIZE...]",
+        help="with --processes: each one's limit, or one for all, e.g. 24GiB,12GiB")  # fmt: skip
+    add("--cuts", default=BALANCED, help="'balanced' (least memory, or the slowest process "
+        "fastest), 'published', 'even' or units")  # fmt: skip
     add("--recompute", help="'units', 'auxiliaries', 'all' or units; a budget's plan chooses")
     add("--model-kwargs", nargs="*", default={}, action=Keywords, metavar="KEY=VALUE",
         help="further keywords of the method, e.g. form=release head=narrow")  # fmt: skip
@@ -54,16 +60,29 @@ def run(args: Namespace) -> None:
     """
     lines = []
     with user_errors(), measuring() as progress:
+        check(args)
         budget = budget_bytes(args.budget) if args.budget else None
         planner, k = create_planner(args, progress)
-        plan = choose(planner, args, k, budget)
-        lines += [describe(plan), verdict(planner, plan)]
+        if args.processes:
+            plan, expected = on_processes(planner, args, k)
+        else:
+            plan = choose(planner, args, k, budget)
+            expected = verdict(planner, plan)
+        lines += [describe(plan), expected]
         if args.compare:
             plans = compare(planner, k or plan.spec.k, budget)
             lines += ["", render(plans)]
             if args.picture:
                 draw(planner, front(planner), plans, args.picture)
     print(*lines, sep="\n")
+
+
+def check(args: Namespace) -> None:
+    """Raises ``ValueError`` for flags that contradict each other."""
+    if args.memory and not args.processes:
+        raise ValueError("--memory is the limit of each of several --processes; or use --budget.")
+    if args.budget and args.processes:
+        raise ValueError("--budget is for one process; --memory limits each of --processes.")
 
 
 def create_planner(args: Namespace, progress: Callable[[], object]) -> tuple[Planner, int | None]:
@@ -81,7 +100,7 @@ def create_planner(args: Namespace, progress: Callable[[], object]) -> tuple[Pla
     check_method(method)
     if method == END_TO_END:
         raise ValueError("e2e has nothing to plan; --compare shows it beside every method.")
-    if k is None and not args.budget:
+    if k is None and not args.budget and not (args.processes and args.cuts == BALANCED):
         raise ValueError(f"{backbone} needs --k, the number of local blocks, or --budget.")
     cfg = timm.models.resolve_pretrained_cfg(backbone)
     channels, *size = cfg.input_size
@@ -111,6 +130,23 @@ def choose(planner: Planner, args: Namespace, k: int | None, budget: int | None)
     if args.cuts == BALANCED:
         return planner.balanced(k, args.recompute)
     return planner.cuts(k, args.cuts, args.recompute)
+
+
+def on_processes(planner: Planner, args: Namespace, k: int | None) -> tuple[Plan, str]:
+    """The plan for several processes, and what to expect of it.
+
+    Raises:
+        ValueError: For an impossible K or cut, more processes than blocks, limits that cannot be
+            met.
+    """
+    limits = [budget_bytes(size) for size in args.memory]
+    if args.cuts == BALANCED:
+        plan = planner.spread(args.processes, k, limits, args.recompute)
+    else:
+        assert k is not None
+        plan = planner.cuts(k, args.cuts, args.recompute)
+    placement = assign(plan.cost.blocks, args.processes, limits)
+    return plan, f"\n{outlook(plan, placement, limits)}"
 
 
 def main(argv: Sequence[str] | None = None, program: str = "man-zoo plan") -> int:

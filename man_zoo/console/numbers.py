@@ -69,6 +69,14 @@ def memory_size(text: str) -> str:
     return text
 
 
+def memory_sizes(text: str) -> list[str]:
+    """Sizes with commas between them."""
+    try:
+        return [memory_size(size.strip()) for size in text.split(",")]
+    except ArgumentTypeError as error:
+        raise ArgumentTypeError(f"expected sizes such as 24GiB,12GiB, got {text!r}") from error
+
+
 def _whole(text: str, least: int, most: int | None = None) -> int:
     if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
         expected = f"{least}" if most is None else f"{least} to {most}"

@@ -1,6 +1,18 @@
-"""The planner: memory and arithmetic of any split, and the best cuts for K or for a budget."""
+"""The planner: memory and arithmetic of any split, and the best cuts for K, budget, processes."""
 
 from .cost import Setting
-from .plan import BALANCED, Plan, Planner, budget_bytes, measuring
+from .plan import BALANCED, Plan, Planner, measuring
+from .processes import Placement, assign, place
+from .sizes import budget_bytes
 
-__all__ = ["BALANCED", "Plan", "Planner", "Setting", "budget_bytes", "measuring"]
+__all__ = [
+    "BALANCED",
+    "Placement",
+    "Plan",
+    "Planner",
+    "Setting",
+    "assign",
+    "budget_bytes",
+    "measuring",
+    "place",
+]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from ..console import table, whole
 from ..split import PUBLISHED_CUTS, block_ranges
-from .plan import GIB, Plan, Planner
+from .plan import Plan, Planner
+from .sizes import GIB
 
 HEADER = ("", "K", "form", "peak GiB", "of e2e", "arithmetic of e2e", "recomputed")
 

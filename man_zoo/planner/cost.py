@@ -24,6 +24,7 @@ from ..families import list_units, unit_shapes
 from ..meter import LiveBytes, tensors_of
 from ..recompute import run
 from ..spec import LocalSpec
+from .piece import Piece, bytes_of, measure_bytes, without_data
 
 LOW_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _PLAIN = (bool, int, float, str, tuple, type(None))  # attributes that say what a layer costs
@@ -47,29 +48,6 @@ class Setting:
         if self.precision == "no":
             return nullcontext()
         return torch.autocast("cpu", LOW_PRECISION[self.precision])
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Cost of a piece; bytes count from before its forward pass, its input not among them.
-
-    Args:
-        saved: Alive after the forward pass, output included.
-        forward_peak: Most alive during the forward pass.
-        backward_peak: Most alive during the backward pass, the gradient of its output included.
-        held_peak: The same where the output outlives the backward pass, as the next block's input.
-        gradients: Of its parameters, alive until the block's optimizer has stepped.
-        largest: Of its parameters, for the optimizer's temporaries.
-        flops: Forward, backward and recomputed.
-    """
-
-    saved: int
-    forward_peak: int
-    backward_peak: int
-    held_peak: int
-    gradients: int
-    largest: int
-    flops: int
 
 
 class CostModel:
@@ -100,14 +78,15 @@ class CostModel:
         self._mode = FakeTensorMode()
         self._of_units: dict[Any, Any] = {}
         self._of_auxiliaries: dict[Any, Any] = {}
-        self._meta_units = list_units(_without_data(backbone, "meta"))
+        self._meta_units = list_units(without_data(backbone, "meta"))
         with self._mode:
-            self._backbone = _without_data(backbone, "cpu").train()
+            self._backbone = without_data(backbone, "cpu").train()
             self.units = list_units(self._backbone)
             self._images = torch.empty(setting.batch_size, *input_size)
             self._target = torch.empty(setting.batch_size, dtype=torch.long)
             self._features = self._run_units()
-        self.out_bytes = [_bytes(h) for h in self._features]
+        self.out_bytes = [bytes_of(h) for h in self._features]
+        self.image_bytes, self.target_bytes = bytes_of(self._images), bytes_of(self._target)
         self.num_classes = self._backbone.num_classes
 
     def with_spec(self, spec: LocalSpec) -> "CostModel":
@@ -179,7 +158,7 @@ class CostModel:
         def measure() -> Piece:
             built = self._build(cut, place, recompute)
             with self._mode:
-                auxiliary = _without_data(built, "cpu").train()
+                auxiliary = without_data(built, "cpu").train()
             return self._measure(
                 auxiliary, lambda h: auxiliary(h, self._target, self._images)[0], h, recompute
             )
@@ -216,59 +195,54 @@ class CostModel:
         recompute: bool,
         differentiable: bool = True,
     ) -> Piece:
+        def measure() -> Piece:
+            return measure_bytes(
+                module,
+                forward,
+                x,
+                kept=(self._images, self._target),
+                autocast=self.setting.autocast,
+                differentiable=differentiable,
+            )
+
         with self._mode, FlopCounterMode(display=False) as arithmetic:
-            piece = self._measure_bytes(module, forward, x, differentiable)
+            piece = measure()
         if recompute:
             # Counting arithmetic keeps recomputed activations alive: bytes in a run of their own.
             with self._mode:
-                piece = self._measure_bytes(module, forward, x, differentiable)
+                piece = measure()
         self.progress()
         return replace(piece, flops=arithmetic.get_total_flops())
-
-    def _measure_bytes(
-        self,
-        module: nn.Module,
-        forward: Callable[[Tensor], Tensor],
-        x: Tensor,
-        differentiable: bool,
-    ) -> Piece:
-        x = x.detach().requires_grad_(differentiable)
-        with LiveBytes() as live, LiveBytes() as holding:
-            for meter in (live, holding):
-                # Images and target live through the whole step: no part of any piece.
-                meter.track(module, x, self._images, self._target)
-            before = live.current
-            with self.setting.autocast():
-                y = forward(x)
-            saved, forward_peak = live.current - before, live.peak - before
-            holding.pin(y)
-            for meter in (live, holding):
-                meter.reset_peak()
-            loss = _Consumer.apply(y) if y.ndim else y
-            del y
-            loss.backward()
-        gradients = [_bytes(p.grad) for p in module.parameters() if p.grad is not None]
-        module.zero_grad()
-        return Piece(
-            saved=saved,
-            forward_peak=forward_peak,
-            backward_peak=live.peak - before,
-            held_peak=holding.peak - before,
-            gradients=sum(gradients),
-            largest=max(gradients, default=0),
-            flops=0,
-        )
 
     # What lives through the whole step ------------------------------------------------------------
 
     @cached_property
     def resident(self) -> int:
         """Bytes of the backbone, its optimizer's state, the images and the target."""
-        return self._resident(self._backbone) + _bytes(self._images) + _bytes(self._target)
+        return self._resident(self._backbone) + self.image_bytes + self.target_bytes
+
+    def unit_resident(self, i: int) -> int:
+        """Bytes of unit ``i``, and of its optimizer's state."""
+        return _remember(
+            self._of_units, ("resident", i), lambda: self._resident(self.units.modules[i])
+        )
+
+    @cached_property
+    def head_resident(self) -> int:
+        """The same of the head."""
+        return self._resident(self.units.head)
+
+    def source_bytes(self, start: int) -> int:
+        """Bytes of what a block before unit ``start`` copies again after every step, if it does."""
+        momentum = self.spec.momentum
+        if momentum is None or not momentum.ema:
+            return 0
+        copied = self.units.modules[start : start + momentum.momentum_units]
+        return sum(bytes_of(p) for unit in copied for p in unit.parameters())
 
     def restored_bytes(self, cut: int, place: tuple[int, int]) -> int:
         """Bytes of the images un-normalised, where the auxiliaries look at them."""
-        return _bytes(self._images) * self._auxiliary(cut, place).needs_image
+        return self.image_bytes * self._auxiliary(cut, place).needs_image
 
     def auxiliary_resident(self, cut: int, place: tuple[int, int]) -> int:
         """Bytes of the auxiliary after unit ``cut``, and of its optimizer's state."""
@@ -279,8 +253,8 @@ class CostModel:
         )
 
     def _resident(self, module: nn.Module) -> int:
-        learning = sum(_bytes(p) for p in module.parameters() if p.requires_grad)
-        weights = sum({id(t): _bytes(t) for t in tensors_of(module)}.values())
+        learning = sum(bytes_of(p) for p in module.parameters() if p.requires_grad)
+        weights = sum({id(t): bytes_of(t) for t in tensors_of(module)}.values())
         return weights + round(self._optimizer_costs[0] * learning)
 
     def step_peak(self, gradients: int, largest: int) -> int:
@@ -294,48 +268,19 @@ class CostModel:
         optimizer = create_optimizer_v2(weight, opt=self.setting.opt, lr=0.1, weight_decay=1e-4)
         weight.weight.grad = torch.zeros(256, 256)
         optimizer.step()
-        state = sum(_bytes(t) for t in tensors_of(list(optimizer.state.values())))
+        state = sum(bytes_of(t) for t in tensors_of(list(optimizer.state.values())))
         with LiveBytes() as live:
             live.track(weight, optimizer)
             before = live.current
             optimizer.step()
-        size = _bytes(weight.weight)
+        size = bytes_of(weight.weight)
         return state / size, (live.peak - before) / size
-
-
-def _without_data(module: Any, device: str) -> Any:
-    """A copy with new tensors of the same shapes: fake ones under ``FakeTensorMode``."""
-
-    def empty(tensor: Tensor) -> Tensor:
-        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
-
-    memo: dict[int, Tensor] = {id(b): empty(b) for b in module.buffers()}
-    memo |= {id(p): nn.Parameter(empty(p), p.requires_grad) for p in module.parameters()}
-    return copy.deepcopy(module, memo)
-
-
-class _Consumer(torch.autograd.Function):
-    """Stands for what follows a unit: takes its output, keeps nothing, gives a gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor) -> Tensor:
-        ctx.like = y.shape, y.dtype
-        return y.new_empty(())
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        shape, dtype = ctx.like
-        return grads[0].new_empty(shape, dtype=dtype)
 
 
 def _remember(measured: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
     if key not in measured:
         measured[key] = make()
     return measured[key]
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 def _signature(module: nn.Module) -> tuple[Any, ...]:

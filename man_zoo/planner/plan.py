@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from accelerate.utils import convert_file_size_to_int
 from timm.layers import Format
 from torch import Tensor
 from tqdm import tqdm
@@ -16,13 +15,16 @@ from ..families import list_units
 from ..recompute import AUXILIARIES, choose_recompute
 from ..spec import END_TO_END, LocalSpec, make_spec
 from ..split import choose_cuts
+from .blocks import Cost, Split, cost_of
+from .chain import each_limit
 from .cost import CostModel, Setting
-from .search import Choices, Cost, Split, cheapest, cost_of, least
+from .search import Choices, cheapest, least
+from .sizes import GIB
+from .spread import Spread
 
 BALANCED = "balanced"
 # More blocks than this cost arithmetic and no longer save memory: auxiliaries are what is left.
 MOST_BLOCKS = 16
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -228,6 +230,43 @@ class Planner:
             raise ValueError(f"{self.name} cannot be cut into {choices.ks} blocks.")
         return min(plans, key=lambda plan: plan.cost.peak)
 
+    def spread(
+        self,
+        processes: int,
+        k: int | None = None,
+        limits: Sequence[int] = (),
+        recompute: str | Sequence[str] | None = None,
+        form: str | None = None,
+    ) -> Plan:
+        """The cuts with which the slowest of several processes is fastest.
+
+        Args:
+            processes: How many there are, each with one block or more.
+            k: Number of local blocks; as few as fit if left out, because accuracy falls with it.
+            limits: Bytes: one for every process, one for all, or none.
+            recompute: As for given cuts; auxiliaries only all together.
+            form: Form of MAN; the method's default if left out.
+
+        Raises:
+            ValueError: For an impossible K, fewer blocks or units than processes, another number
+                of limits, one that cannot be met.
+        """
+        fewest = max(processes, 2)
+        if k is not None:
+            choose_cuts(self.name, self.names, k, "even")
+        if processes > (k or len(self.names)):
+            have = f"k={k}" if k else f"{self.name} has {len(self.names)} units"
+            raise ValueError(f"{processes} processes need a block each, but {have}.")
+        units, auxiliaries = choose_recompute(recompute, self.names, 1)
+        ways = Spread(
+            self._model(form), each_limit(limits, processes), units, auxiliaries=bool(auxiliaries)
+        )
+        ks = (k,) if k else range(fewest, min(max(fewest, MOST_BLOCKS), len(self.names)) + 1)
+        chain = ways.cut(ks, self.names)
+        cuts = tuple(cut for run in chain for cut in run.cuts)[:-1]
+        every = range(len(cuts)) if auxiliaries else ()
+        return self._plan(form, Split(cuts, units, frozenset(every)))
+
     def checkpointed_within(self, budget: int) -> Plan | None:
         """End to end within ``budget`` bytes, units recomputed as needed; ``None`` if it cannot."""
         split = cheapest(self._model(self.forms[0]), budget, self._choices((1,), None))
@@ -282,22 +321,3 @@ def measuring() -> Iterator[Callable[[], object]]:
     """A bar for ``Planner(progress=...)``, on a terminal; how many pieces come nobody knows."""
     with tqdm(desc="planning", unit=" pieces", leave=False, disable=None) as bar:
         yield bar.update
-
-
-def budget_bytes(budget: int | str) -> int:
-    """``"6GiB"``, ``"800MB"`` or a number of bytes, in bytes.
-
-    Raises:
-        ValueError: If it is neither.
-    """
-    try:
-        size = convert_file_size_to_int(
-            budget.replace(" ", "") if isinstance(budget, str) else budget
-        )
-    except ValueError:
-        size = 0
-    if size <= 0:
-        raise ValueError(
-            f"memory_budget={budget!r} is no size; expected a number of bytes or e.g. '6GiB'."
-        )
-    return size

@@ -1,17 +1,16 @@
-"""From the cost of pieces to the cost of a split, and to the best split for a limit of memory.
+"""The best split for a limit of memory.
 
-A block's memory rises while its units run forward, peaks around its auxiliary, and falls while its
-units run backward. Each unit therefore bounds what the units before it may leave behind, and the
-cheapest choice of what to recompute can be found from the block's end to its beginning, for all
-beginnings at once. The best cuts are then a shortest path over the blocks.
+Each unit of a block bounds what the units before it may leave behind, so the cheapest choice of
+what to recompute can be found from the block's end to its beginning, for all beginnings at once.
+The best cuts are then a shortest path over the blocks.
 """
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ..split import block_ranges
-from .cost import CostModel, Piece
+from .blocks import Split, backward_peak, cost_of, inner_ends, input_bytes, shortest_next
+from .cost import CostModel
 
 # Choices kept for the units of a block, evenly thinned, so that a search stays short.
 FRONT = 24
@@ -19,90 +18,6 @@ FRONT = 24
 TOLERANCE = 1.001
 # Shares of memory that are tried for what auxiliaries keep resident.
 SHARES = 6
-
-
-@dataclass(frozen=True)
-class Split:
-    """Where to cut and what to recompute, as indices.
-
-    Args:
-        cuts: Last unit of blocks 1 .. K-1.
-        units: Units that are recomputed.
-        auxiliaries: Auxiliaries that are recomputed.
-    """
-
-    cuts: tuple[int, ...] = ()
-    units: frozenset[int] = frozenset()
-    auxiliaries: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of a split: peak bytes and arithmetic of each block; resident bytes count in every peak."""
-
-    peaks: tuple[int, ...]
-    flops: tuple[int, ...]
-
-    @property
-    def peak(self) -> int:
-        """Of the whole step, in bytes."""
-        return max(self.peaks)
-
-    @property
-    def total(self) -> int:
-        """Arithmetic of the whole step."""
-        return sum(self.flops)
-
-
-def cost_of(model: CostModel, split: Split) -> Cost:
-    """Peak and arithmetic of every block of a split."""
-    count = len(split.cuts)
-    resident = model.resident + _auxiliaries_resident(model, split.cuts)
-    peaks, flops = [], []
-    for j, block in enumerate(block_ranges(split.cuts, len(model.units))):
-        output = model.output(block[-1], (j, count), j in split.auxiliaries)
-        units = [model.unit(i, first=i == block[0], recompute=i in split.units) for i in block]
-        peaks.append(resident + _block_peak(model, block, units, output))
-        flops.append(output.flops + sum(unit.flops for unit in units))
-    return Cost(tuple(peaks), tuple(flops))
-
-
-def _auxiliaries_resident(model: CostModel, cuts: Sequence[int]) -> int:
-    places = [(cut, (j, len(cuts))) for j, cut in enumerate(cuts)]
-    own = sum(model.auxiliary_resident(*place) for place in places)
-    return own + model.restored_bytes(*places[0]) if places else own
-
-
-def _block_peak(model: CostModel, block: range, units: Sequence[Piece], output: Piece) -> int:
-    """Most bytes alive while a block has its turn, beyond what is resident."""
-    start, end = block[0], block[-1]
-    alive = _input_bytes(model, start)
-    peak = alive
-    for unit in units:
-        peak = max(peak, alive + unit.forward_peak)
-        alive += unit.saved
-    peak = max(peak, alive + max(output.forward_peak, output.backward_peak))
-    gradients, largest = output.gradients, output.largest
-    for i, unit in reversed(list(enumerate(units, start))):
-        alive -= unit.saved
-        peak = max(peak, alive + gradients + _backward_peak(model, unit, i, end))
-        gradients, largest = gradients + unit.gradients, max(largest, unit.largest)
-    features = model.out_bytes[end] if end < len(model.units) - 1 else 0
-    return max(peak, features + model.step_peak(gradients, largest))
-
-
-def _input_bytes(model: CostModel, start: int) -> int:
-    return model.out_bytes[start - 1] if start else 0  # images are resident
-
-
-def _backward_peak(model: CostModel, unit: Piece, i: int, end: int) -> int:
-    """Of unit ``i`` in a block up to ``end``, whose output is kept for the next block."""
-    if end == len(model.units) - 1:
-        return unit.backward_peak
-    return unit.held_peak if i == end else unit.backward_peak + model.out_bytes[end]
-
-
-# The best split for a limit -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -198,7 +113,7 @@ class _Path:
 
 def _paths(model: CostModel, limit: int, choices: Choices) -> list[_Path]:
     """Ways through the network in blocks that fit into ``limit``; none that another beats."""
-    last, shortest = len(model.units) - 1, _shortest_next(model)
+    last, shortest = len(model.units) - 1, shortest_next(model)
     blocks = [
         b for end in _ends(model, choices) for b in _blocks_ending(model, end, limit, choices)
     ]
@@ -232,19 +147,8 @@ def _undominated(paths: list[_Path]) -> list[_Path]:
 def _ends(model: CostModel, choices: Choices) -> list[int]:
     """Units that a block may end after."""
     last = len(model.units) - 1
-    inner = range(last - _tail(model)) if max(choices.ks) > 1 else range(0)
+    inner = inner_ends(model) if max(choices.ks) > 1 else range(0)
     return [*inner, last]
-
-
-def _tail(model: CostModel) -> int:
-    """Units that the last block has at least, but for one.
-
-    AugLocal's last units train together, and MAN copies whole units.
-    """
-    spec = model.spec
-    together = spec.head_settings.get("aux_depth", 2) if spec.base == "auglocal" else 0
-    copied = spec.momentum.momentum_units - 1 if spec.momentum else 0
-    return max(together, copied)
 
 
 def _blocks_ending(model: CostModel, end: int, limit: int, choices: Choices) -> Iterable[_Block]:
@@ -261,7 +165,7 @@ def _blocks_ending(model: CostModel, end: int, limit: int, choices: Choices) -> 
             started = _extend(model, runs, i, end, True, limit, spare, choices.units[i])
             unit = model.unit(i, first=True, recompute=choices.units[i][0])
             gradients, largest = gradients + unit.gradients, max(largest, unit.largest)
-            fits = [run for run in started if run.room >= _input_bytes(model, i)]
+            fits = [run for run in started if run.room >= input_bytes(model, i)]
             steps = limit - (0 if last else model.out_bytes[end])
             if fits and model.step_peak(gradients, largest) <= steps:
                 run = min(fits, key=lambda run: run.flops)
@@ -290,7 +194,7 @@ def _extend(
     longer = []
     for recompute in choices:
         unit = model.unit(i, first=first, recompute=recompute)
-        most = min(limit - unit.forward_peak, spare - _backward_peak(model, unit, i, end))
+        most = min(limit - unit.forward_peak, spare - backward_peak(model, unit, i, end))
         for run in runs:
             room = min(run.room - unit.saved, most)
             if room >= 0:
@@ -302,11 +206,6 @@ def _extend(
             front.append(run)
     stride = -(-len(front) // FRONT)
     return [*front[:-1:stride], front[-1]] if stride > 1 else front
-
-
-def _shortest_next(model: CostModel) -> int:
-    """Units that a block must have for the one before to copy them."""
-    return model.spec.momentum.momentum_units if model.spec.momentum else 1
 
 
 def least(model: CostModel, choices: Choices) -> Split | None:

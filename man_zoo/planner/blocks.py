@@ -1,0 +1,204 @@
+"""From the cost of pieces to the cost of blocks, of runs of blocks, and of a whole split.
+
+A block's memory rises while its units run forward, peaks around its auxiliary, and falls while its
+units run backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from operator import add
+
+from ..split import block_ranges
+from .cost import CostModel
+from .piece import Piece
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where to cut and what to recompute, as indices.
+
+    Args:
+        cuts: Last unit of blocks 1 .. K-1.
+        units: Units that are recomputed.
+        auxiliaries: Auxiliaries that are recomputed.
+    """
+
+    cuts: tuple[int, ...] = ()
+    units: frozenset[int] = frozenset()
+    auxiliaries: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """Of blocks that run one after the other in one process: one block, or the sum of several.
+
+    Args:
+        flops: Arithmetic of a step.
+        resident: Bytes of weights, auxiliaries and head included, and of optimizer state.
+        input: Of the features that come in, or of the images.
+        output: Of the features that go out; 0 for the head.
+        target: Of the target.
+        image: Of the un-normalised images, where an auxiliary looks at them.
+        source: Of what the block before copies again after every step.
+        turn: Most bytes alive while the blocks have their turns, what is named above left out.
+        later: The same after other blocks of the process: the input is no longer kept for long.
+    """
+
+    flops: int
+    resident: int
+    input: int
+    output: int
+    target: int
+    image: int
+    source: int
+    turn: int
+    later: int
+
+    def __add__(self, following: RunCost) -> RunCost:
+        return RunCost(
+            flops=self.flops + following.flops,
+            resident=self.resident + following.resident,
+            input=self.input,
+            output=following.output,
+            target=self.target,
+            image=max(self.image, following.image),
+            source=self.source,
+            turn=max(self.turn, following.later),
+            later=max(self.later, following.later),
+        )
+
+    @property
+    def kept(self) -> int:
+        """Bytes that live through the whole step: what comes in is held by who received it."""
+        return self.resident + self.input + self.target + self.image
+
+
+def together(blocks: Sequence[RunCost]) -> RunCost:
+    """Of all the blocks as one run."""
+    return reduce(add, blocks)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a split, block by block."""
+
+    blocks: tuple[RunCost, ...]
+
+    @cached_property
+    def peaks(self) -> tuple[int, ...]:
+        """Most bytes alive in each block's turn, in one process that holds all of them."""
+        first, *later = self.blocks
+        kept = together(self.blocks).kept
+        return tuple(kept + turn for turn in [first.turn, *(block.later for block in later)])
+
+    @property
+    def flops(self) -> tuple[int, ...]:
+        """Arithmetic of each block."""
+        return tuple(block.flops for block in self.blocks)
+
+    @property
+    def peak(self) -> int:
+        """Of the whole step, in bytes."""
+        return max(self.peaks)
+
+    @property
+    def total(self) -> int:
+        """Arithmetic of the whole step."""
+        return sum(self.flops)
+
+
+def cost_of(model: CostModel, split: Split) -> Cost:
+    """What every block of a split costs."""
+    count = len(split.cuts)
+    return Cost(
+        tuple(
+            block_cost(model, block, (j, count), split.units, j in split.auxiliaries)
+            for j, block in enumerate(block_ranges(split.cuts, len(model.units)))
+        )
+    )
+
+
+def block_cost(
+    model: CostModel,
+    block: range,
+    place: tuple[int, int],
+    recomputed: frozenset[int],
+    auxiliary: bool,
+) -> RunCost:
+    """What one block costs.
+
+    Args:
+        model: Of the pieces.
+        block: Its units.
+        place: Which block it is, from 0, and how many auxiliaries there are.
+        recomputed: Units that are recomputed.
+        auxiliary: Whether its auxiliary is.
+    """
+    start, end = block[0], block[-1]
+    last = end == len(model.units) - 1
+    output = model.output(end, place, auxiliary)
+    units = [model.unit(i, first=i == start, recompute=i in recomputed) for i in block]
+    passes, steps = _turn(model, block, units, output)
+    ends = model.head_resident if last else model.auxiliary_resident(end, place)
+    return RunCost(
+        flops=output.flops + sum(unit.flops for unit in units),
+        resident=ends + sum(model.unit_resident(i) for i in block),
+        input=input_bytes(model, start) if start else model.image_bytes,
+        output=0 if last else model.out_bytes[end],
+        target=model.target_bytes,
+        image=0 if last else model.restored_bytes(end, place),
+        source=model.source_bytes(start),
+        turn=max(passes, steps),
+        later=max(input_bytes(model, start) + passes, steps),
+    )
+
+
+def _turn(model: CostModel, block: range, units: Sequence[Piece], output: Piece) -> tuple[int, int]:
+    """Most bytes alive in forward and backward, and while the optimizer steps."""
+    start, end = block[0], block[-1]
+    alive = peak = 0
+    for unit in units:
+        peak = max(peak, alive + unit.forward_peak)
+        alive += unit.saved
+    peak = max(peak, alive + max(output.forward_peak, output.backward_peak))
+    gradients, largest = output.gradients, output.largest
+    for i, unit in reversed(list(enumerate(units, start))):
+        alive -= unit.saved
+        peak = max(peak, alive + gradients + backward_peak(model, unit, i, end))
+        gradients, largest = gradients + unit.gradients, max(largest, unit.largest)
+    features = model.out_bytes[end] if end < len(model.units) - 1 else 0
+    return peak, features + model.step_peak(gradients, largest)
+
+
+def input_bytes(model: CostModel, start: int) -> int:
+    """Bytes of the features that a block from unit ``start`` takes; images live on anyway."""
+    return model.out_bytes[start - 1] if start else 0
+
+
+def backward_peak(model: CostModel, unit: Piece, i: int, end: int) -> int:
+    """Of unit ``i`` in a block up to ``end``, whose output is kept for the next block."""
+    if end == len(model.units) - 1:
+        return unit.backward_peak
+    return unit.held_peak if i == end else unit.backward_peak + model.out_bytes[end]
+
+
+# Where a block may end ----------------------------------------------------------------------------
+
+
+def inner_ends(model: CostModel) -> range:
+    """Units that a block before the last may end after.
+
+    AugLocal's last units train together, and MAN copies whole units.
+    """
+    spec = model.spec
+    trained = spec.head_settings.get("aux_depth", 2) if spec.base == "auglocal" else 0
+    copied = spec.momentum.momentum_units - 1 if spec.momentum else 0
+    return range(len(model.units) - 1 - max(trained, copied))
+
+
+def shortest_next(model: CostModel) -> int:
+    """Units that a block must have for the one before to copy them."""
+    return model.spec.momentum.momentum_units if model.spec.momentum else 1

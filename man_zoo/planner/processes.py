@@ -1,0 +1,120 @@
+"""Which process trains which blocks: the slowest one fastest, each within its memory.
+
+A process runs batch t in the slot in which the next one runs batch t - 1, so a slot lasts as long
+as the slowest process's share of a step. Processes count as equally fast. What one holds: its
+blocks' weights and optimizer state; what comes in (features or images, target, the un-normalised
+images where an auxiliary looks at them); a mirror of the next process's first units where MAN
+follows them; what goes out of the last batch, until it has been sent; and the most that is alive
+during its blocks' turns.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from ..local_model import LocalModel
+from ..recompute import choose_recompute
+from .blocks import RunCost, Split, cost_of, together
+from .chain import Run, each_limit, fastest, tightest, too_little
+from .cost import CostModel, Setting
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The blocks of every process, and what each costs.
+
+    Args:
+        ranges: Of every process, the indices of its blocks.
+        bytes: Most bytes alive in it.
+        flops: Its arithmetic of one batch.
+    """
+
+    ranges: tuple[range, ...]
+    bytes: tuple[int, ...]
+    flops: tuple[int, ...]
+
+    @property
+    def slot(self) -> int:
+        """Arithmetic of the slowest process: how long a slot lasts."""
+        return max(self.flops)
+
+    @property
+    def busy(self) -> tuple[float, ...]:
+        """Share of a slot in which each process computes."""
+        return tuple(flops / self.slot for flops in self.flops)
+
+    @property
+    def speed_up(self) -> float:
+        """Over one process that runs all the blocks in turn."""
+        return sum(self.flops) / self.slot
+
+
+def place(
+    model: LocalModel, setting: Setting, processes: int, limits: Sequence[int] = ()
+) -> Placement:
+    """The blocks of every process for a model that is there.
+
+    Args:
+        model: With its auxiliaries, on any device; left as it is.
+        setting: Batch, optimizer, precision.
+        processes: How many there are.
+        limits: As :func:`assign` takes them.
+
+    Raises:
+        ValueError: As :func:`assign`.
+    """
+    costs = CostModel(model.backbone, model.spec, model.input_size, setting, model.criterion)
+    chosen = choose_recompute(model.spec.recompute, model.unit_names, len(model.cuts))
+    return assign(cost_of(costs, Split(model.cuts, *chosen)).blocks, processes, limits)
+
+
+def assign(blocks: Sequence[RunCost], processes: int, limits: Sequence[int] = ()) -> Placement:
+    """The runs of consecutive blocks whose slowest process is fastest.
+
+    Args:
+        blocks: Costs of all blocks, in order.
+        processes: How many there are.
+        limits: Bytes: one for every process, one for all, or none.
+
+    Raises:
+        ValueError: For more processes than blocks, another number of limits, one that cannot be
+            met.
+    """
+    if not 1 <= processes <= len(blocks):
+        raise ValueError(
+            f"{processes} processes need as many blocks, and there are {len(blocks)}; use "
+            f"1 to {len(blocks)} processes or a larger k."
+        )
+    own_limits = each_limit(limits, processes)
+    runs = []
+    for start, stop in combinations(range(len(blocks) + 1), 2):
+        cost, following = together(blocks[start:stop]), (*blocks, None)[stop]
+        size = process_bytes(cost, following)
+        runs.append(Run(start, stop, stop - start, cost.flops, size))
+    best = fastest(runs, len(blocks), len(blocks), own_limits)
+    if best is None:
+        least = tightest(runs, len(blocks), len(blocks), own_limits)
+        assert least is not None  # every process can be given a block
+        raise ValueError(too_little(least, own_limits, _numbers))
+    return Placement(
+        tuple(range(run.start, run.stop) for run in best),
+        tuple(run.bytes for run in best),
+        tuple(run.flops for run in best),
+    )
+
+
+def _numbers(run: Run) -> str:
+    return f"block {run.stop}" if run.k == 1 else f"blocks {run.start + 1} to {run.stop}"
+
+
+def process_bytes(own: RunCost, following: RunCost | None) -> int:
+    """Most bytes alive in a process.
+
+    Args:
+        own: Of its blocks together.
+        following: Of the next process's first block.
+    """
+    alone = own.kept + own.turn
+    if following is None:
+        return alone
+    return alone + following.source + own.output + following.target + following.image

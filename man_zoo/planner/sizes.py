@@ -1,0 +1,24 @@
+"""Sizes of memory as people write them."""
+
+from accelerate.utils import convert_file_size_to_int
+
+GIB = 2**30
+
+
+def budget_bytes(budget: int | str) -> int:
+    """``"6GiB"``, ``"800MB"`` or a number of bytes, in bytes.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    try:
+        size = convert_file_size_to_int(
+            budget.replace(" ", "") if isinstance(budget, str) else budget
+        )
+    except ValueError:
+        size = 0
+    if size <= 0:
+        raise ValueError(
+            f"memory_budget={budget!r} is no size; expected a number of bytes or e.g. '6GiB'."
+        )
+    return size
