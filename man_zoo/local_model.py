@@ -126,7 +126,7 @@ class LocalModel(nn.Module):
         images: Tensor,
         target: Tensor,
         *,
-        blocks: Sequence[nn.Module] | None = None,
+        blocks: Sequence[Callable[..., Any]] | None = None,
         **options: Any,
     ) -> LocalOutput:
         """Train on one batch, block by block.

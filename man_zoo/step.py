@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .auxiliary import MomentumLink
 from .draws import drawn_from
@@ -28,7 +29,7 @@ class LocalOutput:
 
 
 def local_step(
-    blocks: Sequence[nn.Module],
+    blocks: Sequence[Callable[..., Any]],
     links: Sequence[MomentumLink],
     images: Tensor,
     target: Tensor,

@@ -79,7 +79,7 @@ def train_case(method: str, accumulate: int, plain: bool = False) -> dict:
         trainer.observer.begin(trainer.updates + 1, look=True)
         of_batches.append(trainer.train_batch(x[share], y[share]))
     losses = torch.stack(of_batches)
-    watch = LossWatch(accelerator, model)
+    watch = LossWatch(trainer.places, model, accelerator.device)
     for i, of_batch in enumerate(losses):
         watch.add(i, of_batch)
     trainer.finish_epoch()

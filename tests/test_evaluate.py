@@ -10,6 +10,7 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
 
 import man_zoo
+from man_zoo import BlockParallel
 from man_zoo.tasks import Classification
 from man_zoo.training.evaluate import evaluate_exits, validate
 
@@ -62,7 +63,9 @@ def test_every_exit_is_scored_over_all_images_in_evaluation_mode(accelerator):
 def test_the_backbone_is_validated_in_evaluation_mode(accelerator):
     model, images, target, batches = model_and_images()
     logits = copy.deepcopy(model).eval()(images)
-    scores = validate(accelerator, Classification(CLASSES), model.backbone, batches, "val")
+    parallel = BlockParallel(model, [range(len(model.blocks))])
+    task, backbone = Classification(CLASSES), model.backbone
+    scores = validate(accelerator, task, parallel, backbone, batches, "val")
     expected = {f"val_{key}": value for key, value in by_hand(logits, target).items()}
     assert scores == pytest.approx(expected, rel=1e-5)
 

@@ -14,6 +14,7 @@ from torch.nn import Linear
 
 from man_zoo.console import UserError
 from man_zoo.hub.export import export_run
+from man_zoo.parallel.places import Places
 from man_zoo.runs.checkpoints import checkpoint_name, find_checkpoint, list_checkpoints
 from man_zoo.runs.checksums import Damaged, compare_checksums, write_checksums
 from man_zoo.runs.model import load_run
@@ -250,7 +251,7 @@ def test_the_newest_checkpoint_is_the_one_of_most_epochs(tmp_path):
     (tmp_path / "epoch-0002.bak").mkdir()
     progress = Progress(epoch=10_001, best_epoch=9_998)
     checkpoints = Checkpoints(
-        Accelerator(cpu=True), Linear(1, 1), None, {}, progress, tmp_path, keep=2
+        Accelerator(cpu=True), Places(), Linear(1, 1), None, {}, progress, None, tmp_path, keep=2
     )
     assert find_checkpoint(tmp_path).name == "epoch-10001"
     checkpoints.tidy()

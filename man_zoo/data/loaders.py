@@ -70,6 +70,8 @@ def create_loaders(
     state: Accelerator | PartialState,
     data_config: dict[str, Any] | None = None,
     *,
+    shard: tuple[int, int] | None = None,
+    reads: bool = True,
     dtype: torch.dtype = torch.float32,
     channels_last: bool = True,
 ) -> tuple[MemoryLoader | StreamLoader, MemoryLoader | StreamLoader, LoaderInfo]:
@@ -81,6 +83,9 @@ def create_loaders(
     Args:
         args: From :func:`man_zoo.data.add_data_args`, and ``args.seed``.
         state: The device and this process's place among the others.
+        shard: Which share of the data this process reads, and of how many; by that place if left
+            out.
+        reads: Whether this process reads images; nothing is decoded ahead if not.
         data_config: The model's, as ``timm.data.resolve_model_data_config`` gives it.
         dtype: Of the images.
         channels_last: Memory format of the images.
@@ -107,15 +112,16 @@ def create_loaders(
     recipe = choose_augmentation(args, spec, config["input_size"], small)
     num_classes = count_classes(args, spec, names)
     in_memory = _use_memory(args, splits, small, config["input_size"])
-    build = _memory_loaders if in_memory else _stream_loaders
+    build = _memory_loaders if in_memory and reads else _stream_loaders
+    rank, world_size = shard or (state.process_index, state.num_processes)
     train, val = build(
         args,
         splits,
         config,
         recipe,
         seed=args.seed,
-        rank=state.process_index,
-        world_size=state.num_processes,
+        rank=rank,
+        world_size=world_size,
         device=state.device,
         dtype=dtype,
         channels_last=channels_last,
@@ -142,6 +148,7 @@ def create_test_loader(
     state: Accelerator | PartialState,
     info: LoaderInfo,
     *,
+    shard: tuple[int, int] | None = None,
     channels_last: bool = True,
 ) -> StreamLoader:
     """The test split of a run that validates on held-out images (``--val-holdout``).
@@ -150,16 +157,18 @@ def create_test_loader(
         args: As for :func:`create_loaders`.
         state: As there.
         info: What that found.
+        shard: As there.
         channels_last: Memory format of the images.
     """
     splits, _, _ = open_dataset(args, PIL_MODES[info.input_size[0]])
+    rank, world_size = shard or (state.process_index, state.num_processes)
     return evaluation_loader(
         splits.val,
         info,
         args.validation_batch_size or args.batch_size,
         workers=args.workers,
-        rank=state.process_index,
-        world_size=state.num_processes,
+        rank=rank,
+        world_size=world_size,
         device=state.device,
         channels_last=channels_last,
         skip_bad=args.skip_bad_images,

@@ -10,7 +10,7 @@ the next process has when it has finished the batch before. So block-parallel tr
 
 import copy
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -46,6 +46,7 @@ class BlockParallel:
         model: The whole model, with equal weights in every process.
         ranges: The blocks of each process, consecutive, e.g. ``[range(0, 3), range(3, 4)]``.
         group: The P processes, e.g. of one dimension of a DeviceMesh; all there are by default.
+            Not used where one process has all blocks.
         device: Where this process trains; where the model is by default.
         queue: How many batches a process may be ahead of the next one. With 1, the default,
             training is exact. With more, uneven processes wait less for each other, and the copy
@@ -63,7 +64,8 @@ class BlockParallel:
         device: torch.device | None = None,
         queue: int = 1,
     ) -> None:
-        count = dist.get_world_size(group) if dist.is_initialized() else 1
+        alone = len(ranges) == 1 or not dist.is_initialized()
+        count = 1 if alone else dist.get_world_size(group)
         _check(ranges, len(model.blocks), count)
         place = dist.get_rank(group) if count > 1 else 0
         self.model, self.own, self.queue = model, ranges[place], queue
@@ -105,6 +107,11 @@ class BlockParallel:
             self.from_previous = Inbox(previous, forward, self.device)
             self.to_previous = Outbox(previous, back)
 
+    def keep_own(self, average: nn.Module) -> None:
+        """Move to ``meta`` what this process has no part of in a copy of the backbone."""
+        others = {name for name, t in self.model.backbone.state_dict().items() if t.is_meta}
+        _forget(average, {id(t) for name, t in _named_tensors(average) if name in others})
+
     # Training -------------------------------------------------------------------------------------
 
     def batches(self, loader: Batches, count: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -129,7 +136,7 @@ class BlockParallel:
         features: Tensor,
         target: Tensor,
         *,
-        blocks: Sequence[nn.Module] | None = None,
+        blocks: Sequence[Callable[..., Any]] | None = None,
         update_momentum: bool = True,
         **options: Any,
     ) -> LocalOutput:
@@ -278,19 +285,24 @@ def _check(ranges: Sequence[range], blocks: int, processes: int) -> None:
 
 def _place(model: LocalModel, own: Sequence[nn.Module], device: torch.device) -> None:
     """Move the model to ``device``, and what only other processes' blocks have to ``meta``."""
-    kept = {id(tensor) for block in own for tensor in _tensors(block)}
-    others = {id(tensor) for block in model.blocks for tensor in _tensors(block)} - kept
-    # A unit may share a parameter with the backbone itself, e.g. a position embedding.
-    for layer in (layer for whole in (model, *model.blocks) for layer in whole.modules()):
-        for name, tensor in (*layer._parameters.items(), *layer._buffers.items()):
-            if tensor is not None and id(tensor) in others:
-                setattr(layer, name, _without_data(tensor))
+    kept = {id(tensor) for block in own for _, tensor in _named_tensors(block)}
+    of_blocks = {id(tensor) for block in model.blocks for _, tensor in _named_tensors(block)}
+    for whole in (model, *model.blocks):  # a unit may share a parameter with the backbone itself
+        _forget(whole, of_blocks - kept)
     model._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))
 
 
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
+def _forget(module: nn.Module, ids: set[int]) -> None:
+    """Move these tensors of a module to ``meta``, by their ids."""
+    for layer in module.modules():
+        for name, tensor in (*layer._parameters.items(), *layer._buffers.items()):
+            if tensor is not None and id(tensor) in ids:
+                setattr(layer, name, _without_data(tensor))
+
+
+def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
 
 
 def _without_data(tensor: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import get_mixed_precision_context_manager
-from timm.utils import distribute_bn
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -67,14 +66,13 @@ def prepare_blocks(
     Args:
         accelerator: For device and precision.
         blocks: All of a model's blocks, or some.
-        group: The processes that have these blocks; all by default.
+        group: The processes that have these blocks; ``None`` for this one alone.
     """
     prepared = [accelerator.prepare_model(block, evaluation_mode=True) for block in blocks]
     if accelerator.native_amp:
         for block in prepared:
             _keep_low_precision(accelerator, block)
-    processes = group.size() if group else accelerator.num_processes
-    return [Replica(block, group) for block in prepared] if processes > 1 else prepared
+    return [Replica(block, group) for block in prepared] if group is not None else prepared
 
 
 def _keep_low_precision(accelerator: Accelerator, block: nn.Module) -> None:
@@ -94,8 +92,11 @@ def average_gradients(block: nn.Module) -> None:
         block.averages.wait()
 
 
-def average_statistics(accelerator: Accelerator, *modules: nn.Module) -> None:
-    """Make the processes' modules one: BatchNorm's running statistics are averaged."""
-    if accelerator.num_processes > 1:
-        for module in modules:
-            distribute_bn(module, accelerator.num_processes, reduce=True)
+def average_statistics(group: dist.ProcessGroup, *modules: nn.Module) -> None:
+    """Make the group's modules one: BatchNorm's running statistics are averaged."""
+    for module in modules:
+        for name, buffer in module.named_buffers():
+            # As timm's distribute_bn, which has no groups.
+            if name.endswith(("running_mean", "running_var")) and not buffer.is_meta:
+                dist.all_reduce(buffer, group=group)
+                buffer /= group.size()

@@ -97,6 +97,12 @@ def build_parser(program: str | None = None) -> ArgumentParser:
     add("--cpu-threads", type=threads, help="threads of each process on the CPU; its share of "
         "the cores by default, because accelerate launch would leave it one")  # fmt: skip
     add("--compile", action="store_true", help="compile every block with torch.compile")
+    add("--block-parallel", type=positive, default=1, metavar="P", help="processes that "
+        "share the blocks, without bubbles; a multiple of P shares the data too")  # fmt: skip
+    add("--queue", type=positive, default=1, metavar="N", help="with --block-parallel: batches "
+        "a process may be ahead of the next; with MAN, more than 1 is not exact")  # fmt: skip
+    add("--process-memory", nargs="+", type=memory_size, metavar="SIZE",
+        help="with --block-parallel: memory of every process, or of each")  # fmt: skip
     add("--output", default="runs", metavar="DIR", help="folder of the run folders")
     add(
         "--experiment",

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from ..console import UserError, disk_errors, user_errors, write_json
 from ..local_model import LocalModel
 from ..parallel.agree import agree
+from ..parallel.places import Places
 from ..runs.checkpoints import (
     AVERAGE,
     WEIGHTS,
@@ -31,6 +31,7 @@ from ..runs.checkpoints import (
 from ..runs.checksums import Damaged, compare_checksums, write_checksums
 from ..runs.folder import BEST
 from ..runs.untrusted import check_files, read_json, read_pickle
+from .parts import join_parts, load_part, save_part
 from .so_far import EpochSoFar
 
 _PROGRESS = "progress.json"
@@ -76,7 +77,8 @@ class Checkpoints:
     passed on could bring code along; what it loads by itself is tensors and numbers only.
 
     Args:
-        accelerator: With the blocks and their optimizers prepared.
+        accelerator: For random states, and for waiting.
+        places: This process's place among the others.
         model: The model that the blocks are parts of.
         average: The moving average of the backbone, if one is kept.
         states: What else has a state, e.g. optimizers, by the names of their files.
@@ -89,6 +91,7 @@ class Checkpoints:
     def __init__(
         self,
         accelerator: Accelerator,
+        places: Places,
         model: LocalModel,
         average: nn.Module | None,
         states: Mapping[str, Any],
@@ -103,7 +106,7 @@ class Checkpoints:
             folder,
             keep,
         )
-        self.states, self.so_far = states, so_far
+        self.places, self.states, self.so_far = places, states, so_far
         self._last = ""
         self.modules: dict[str, nn.Module] = {WEIGHTS: model}
         if average is not None:
@@ -113,27 +116,29 @@ class Checkpoints:
 
     def _save_weights(self, models: list, weights: list, folder: str) -> None:
         weights.clear()
-        if self.accelerator.is_main_process:
+        so_far = self.so_far.state_dict() if self.progress.batches else None
+        if self.places.data_index == 0:  # all shares have the same
             for name, module in self.modules.items():
-                _save(module.state_dict(), Path(folder) / name)
+                save_part(module, Path(folder) / name, self.places.block_index)
             for name, state in self.states.items():
                 torch.save(state.state_dict(), Path(folder) / name)
+        if self.places.is_first and so_far is not None:
+            torch.save(so_far, self._of_share(folder, "so_far"))
+        if self.accelerator.is_main_process:
             self.progress.save(Path(folder) / _PROGRESS)
-        if self.progress.batches:
-            torch.save(self.so_far.state_dict(), self._so_far_in(folder))
 
     def _load_weights(self, models: list, folder: str) -> None:
         models.clear()
         for name, module in self.modules.items():
-            module.load_state_dict(load_file(Path(folder) / name))
+            load_part(module, Path(folder) / name)
         for name, state in self.states.items():
             state.load_state_dict(read_pickle(Path(folder) / name))
         self.progress.load(Path(folder) / _PROGRESS)
         if self.progress.batches:
-            self.so_far.load_state_dict(read_pickle(self._so_far_in(folder)))
+            self.so_far.load_state_dict(read_pickle(self._of_share(folder, "so_far")))
 
-    def _so_far_in(self, folder: str) -> Path:
-        return Path(folder) / f"so_far_{self.accelerator.process_index}.pkl"
+    def _of_share(self, folder: Path | str, name: str) -> Path:
+        return Path(folder) / f"{name}_{self.places.data_index}.pkl"
 
     def save(self) -> None:
         """Write a checkpoint of where the run is; killed meanwhile, it still has the last."""
@@ -146,8 +151,12 @@ class Checkpoints:
         try:
             with disk_errors(unfinished):
                 self.accelerator.save_state(str(unfinished))
+                if not self.places.is_first:  # its random numbers are no one's
+                    _random_states(unfinished, self.accelerator.process_index).unlink()
                 self.accelerator.wait_for_everyone()
                 if self.accelerator.is_main_process:
+                    for name in self.modules:
+                        join_parts(unfinished / name)
                     write_checksums(unfinished)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -192,10 +201,9 @@ class Checkpoints:
         checkpoint = agree(self._newest_whole)
         if checkpoint is None:
             return
-        rank = self.accelerator.process_index
         with user_errors(Exception, about=f"{checkpoint} does not fit this run"):
             self.accelerator.load_state(str(checkpoint))
-            _set_random_states(read_pickle(checkpoint / f"random_states_{rank}.pkl"))
+            _set_random_states(read_pickle(_random_states(checkpoint, self.places.data_index)))
         self._last = self._name
 
     def _newest_whole(self) -> Path | None:
@@ -217,16 +225,21 @@ class Checkpoints:
         return None
 
     def _check_processes(self, checkpoint: Path) -> None:
-        saved, now = len(list(checkpoint.glob("random_states_*"))), self.accelerator.num_processes
+        saved, now = len(list(checkpoint.glob("random_states_*"))), self.places.data_count
         if saved != now:
+            each = self.places.block_count
             raise UserError(
                 f"{checkpoint} was written by {saved} process(es) and cannot be resumed by {now}; "
                 f"launch {saved} process(es)."
+                if each == 1
+                else f"{checkpoint} is of {saved} share(s) of the data and cannot be resumed by "
+                f"{now}; launch {saved * each} process(es) for --block-parallel {each}."
             )
 
 
-def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+def _random_states(folder: Path, share: int) -> Path:
+    """Accelerate's file. The first processes of all, by rank, are those that read data."""
+    return folder / f"random_states_{share}.pkl"
 
 
 def _clause(error: UserError) -> str:

@@ -1,6 +1,7 @@
 """Exact scores over a loader, in one process or many."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..local_model import LocalModel
+from ..parallel.block_parallel import BlockParallel
 from ..tasks import Classification
 
 Loader = Iterable[tuple[Tensor, Tensor]]
@@ -20,6 +22,7 @@ def evaluate(
     forward: Callable[[Tensor], list[Tensor]],
     loader: Loader,
     outputs: int = 1,
+    known: range | None = None,
 ) -> dict[str, Any]:
     """The task's scores of every output of ``forward``.
 
@@ -31,39 +34,75 @@ def evaluate(
         task: What is measured.
         forward: Images ``(B, C, H, W)`` to a list of logits ``(B, classes)``, the network's last.
         loader: Batches of this process's share.
-        outputs: Length of that list.
+        outputs: How many logits there are.
+        known: Which of them ``forward`` gives in this process; all by default.
 
     Returns:
         ``top1`` and ``top5`` in percent, ``loss`` and ``count`` of the last output, and
         ``exits``, top-1 of every output.
     """
+    known = range(outputs) if known is None else known
     sums = torch.zeros(outputs, 3, dtype=torch.float64, device=accelerator.device)
     count = torch.zeros((), dtype=torch.float64, device=accelerator.device)
     for images, target in loader:
         with accelerator.autocast():
             exits = forward(images)
-        sums += torch.stack([task.sums(logits, target) for logits in exits])
-        count += len(target)
+        for j, logits in zip(known, exits, strict=True):
+            sums[j] += task.sums(logits, target)
+        if outputs - 1 in known:
+            count += len(target)
     sums, images_seen = accelerator.reduce(sums), int(accelerator.reduce(count))
     scores = [task.scores(of_one, images_seen) for of_one in sums]
     return scores[-1] | {"count": images_seen, "exits": [score["top1"] for score in scores]}
 
 
 def validate(
-    accelerator: Accelerator, task: Classification, backbone: nn.Module, loader: Loader, prefix: str
+    accelerator: Accelerator,
+    task: Classification,
+    parallel: BlockParallel,
+    backbone: nn.Module,
+    loader: Loader,
+    prefix: str,
 ) -> dict[str, float]:
-    """``{prefix}_top1`` and ``{prefix}_top5`` in percent and ``{prefix}_loss`` of a backbone."""
+    """``{prefix}_top1`` and ``{prefix}_top5`` in percent and ``{prefix}_loss`` of a backbone.
+
+    Args:
+        accelerator: As for :func:`evaluate`.
+        task: As there.
+        parallel: This process's share of the model.
+        backbone: The model's, or its average.
+        loader: Batches as :meth:`BlockParallel.batches` gives them.
+        prefix: Of the keys.
+    """
     backbone.eval()
-    result = evaluate(accelerator, task, lambda images: [backbone(images)], loader)
+    known = range(1) if parallel.is_last else range(0)
+    forward = partial(parallel.forward, backbone)
+    result = evaluate(accelerator, task, forward, loader, known=known)
     return {f"{prefix}_{key}": result[key] for key in ("top1", "top5", "loss")}
 
 
 def evaluate_exits(
-    accelerator: Accelerator, task: Classification, model: LocalModel, loader: Loader
+    accelerator: Accelerator,
+    task: Classification,
+    model: LocalModel,
+    loader: Loader,
+    parallel: BlockParallel | None = None,
 ) -> dict[str, Any]:
-    """As :func:`evaluate`, with ``exits`` for every block: ``None`` where it cannot classify."""
+    """As :func:`evaluate`, with ``exits`` for every block: ``None`` where it cannot classify.
+
+    Args:
+        accelerator: As there.
+        task: As there.
+        model: With its auxiliaries.
+        loader: Batches as they come to this process.
+        parallel: This process's share of the model; all of it by default.
+    """
     model.eval()
+    parallel = parallel or BlockParallel(model, [range(len(model.blocks))])
     if all(auxiliary.classifies for auxiliary in model.auxiliaries):
-        return evaluate(accelerator, task, model.forward_exits, loader, outputs=len(model.blocks))
-    result = evaluate(accelerator, task, lambda images: [model(images)], loader)
+        outputs, known = len(model.blocks), parallel.own
+        return evaluate(accelerator, task, parallel.forward_exits, loader, outputs, known)
+    known = range(1) if parallel.is_last else range(0)
+    forward = partial(parallel.forward, model.backbone)
+    result = evaluate(accelerator, task, forward, loader, known=known)
     return result | {"exits": [None] * len(model.auxiliaries) + result["exits"]}

@@ -3,11 +3,11 @@
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from ..console import UserError
 from ..local_model import LocalModel
+from ..parallel.places import Places
 
 
 class NonFiniteLoss(UserError):
@@ -18,18 +18,19 @@ class LossWatch:
     """Collects local losses on the device; checks and averages them when looked at.
 
     Args:
-        accelerator: For the mean over processes.
+        places: For the mean over the data's shares.
         model: For the names of the blocks.
+        device: Where losses are.
     """
 
-    def __init__(self, accelerator: Accelerator, model: LocalModel) -> None:
-        self.accelerator, self.model = accelerator, model
+    def __init__(self, places: Places, model: LocalModel, device: torch.device) -> None:
+        self.places, self.model, self.device = places, model, device
         self.clear()
 
     def clear(self) -> None:
         """Be at the beginning of an epoch."""
         self.unseen: list[tuple[int, Tensor]] = []
-        self.total = torch.zeros((), device=self.accelerator.device)
+        self.total = torch.zeros((), device=self.device)
         self.count = 0
 
     def add(self, update: int, losses: Tensor) -> None:
@@ -43,7 +44,7 @@ class LossWatch:
             NonFiniteLoss: If one since the last look was not finite.
         """
         losses = torch.stack([losses for _, losses in self.unseen])
-        losses = self.accelerator.reduce(losses, "mean")
+        losses = self.places.mean(losses)
         if not losses.isfinite().all():
             batch, block = (~losses.isfinite()).nonzero()[0].tolist()
             raise NonFiniteLoss(
@@ -69,10 +70,13 @@ class LossWatch:
         """With losses that are still this process's own: a look here would round another sum."""
         return {"unseen": self.unseen, "total": self.total, "count": self.count}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        device = self.accelerator.device
-        self.unseen = [(update, losses.to(device)) for update, losses in state["unseen"]]
-        self.total, self.count = state["total"].to(device), state["count"]
+    def load_state_dict(self, state: dict[str, Any], blocks: int) -> None:
+        """Take what a process that knew all losses has saved, for the first ``blocks`` of them."""
+        self.unseen = [
+            (update, losses[:blocks].to(self.device)) for update, losses in state["unseen"]
+        ]
+        total, self.count = state["total"].to(self.device), state["count"]
+        self.total = total[:blocks] if total.dim() else total
 
 
 def check_weights(model: LocalModel, update: int) -> None:
@@ -82,7 +86,8 @@ def check_weights(model: LocalModel, update: int) -> None:
         NonFiniteLoss: With the name of the first such block.
     """
     for j, block in enumerate(model.blocks):
-        if not torch.stack([t.isfinite().all() for t in block.state_dict().values()]).all():
+        own = [t for t in block.state_dict().values() if not t.is_meta]
+        if own and not torch.stack([t.isfinite().all() for t in own]).all():
             raise NonFiniteLoss(
                 f"Weights or running statistics of block {j + 1} ({model.block_name(j)}) were not "
                 f"finite after update {update}; the last checkpoint is untouched, and a lower --lr "

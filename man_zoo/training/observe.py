@@ -50,10 +50,13 @@ class Observer:
         device: Where the blocks are.
         resident: Model, optimizers and whatever else lives on from update to update, for the
             meter. Empty for no meter: it does not see into compiled blocks.
+        first: Index of the first block that is watched.
     """
 
-    def __init__(self, device: torch.device, resident: Sequence[object] = ()) -> None:
-        self.device, self.resident = device, resident
+    def __init__(
+        self, device: torch.device, resident: Sequence[object] = (), first: int = 0
+    ) -> None:
+        self.device, self.resident, self.first = device, resident, first
         self.on_cuda = device.type == "cuda"
         self.updates = 0  # of this process
         self.update: int | None = None
@@ -135,10 +138,11 @@ class Observer:
                 seconds[j].append(took)
             for j, peak in look.peaks.items():
                 peaks[j] = max(peaks.get(j, 0), peak)
+        first = self.first + 1
         return {
-            **{f"{GRAD_NORM}{j + 1}": fmean(of_block) for j, of_block in sorted(norms.items())},
-            **{f"{SECONDS}{j + 1}": fmean(of_block) for j, of_block in sorted(seconds.items())},
-            **{f"{PEAK}{j + 1}": peak / MIB for j, peak in sorted(peaks.items())},
+            **{f"{GRAD_NORM}{first + j}": fmean(of_block) for j, of_block in sorted(norms.items())},
+            **{f"{SECONDS}{first + j}": fmean(of_block) for j, of_block in sorted(seconds.items())},
+            **{f"{PEAK}{first + j}": peak / MIB for j, peak in sorted(peaks.items())},
         }
 
     def _now(self) -> Moment:

@@ -16,6 +16,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 
 from ..console import user_errors
+from ..local_block import LocalBlock
 from ..local_model import LocalModel
 from ..messages import unknown
 
@@ -23,8 +24,15 @@ from ..messages import unknown
 SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant")
 
 
-def create_optimizers(args: Namespace, model: LocalModel) -> list[torch.optim.Optimizer]:
+def create_optimizers(
+    args: Namespace, model: LocalModel, blocks: Sequence[LocalBlock]
+) -> list[torch.optim.Optimizer]:
     """One optimizer a block, so that it can step right after the block's backward.
+
+    Args:
+        args: Flags of the run.
+        model: The whole model.
+        blocks: Those of its blocks that this process trains.
 
     Raises:
         ValueError: For an optimizer that timm does not know, or that needs second derivatives.
@@ -45,11 +53,13 @@ def create_optimizers(args: Namespace, model: LocalModel) -> list[torch.optim.Op
                 filter_bias_and_bn=args.filter_bias_and_bn,
                 **args.opt_kwargs,
             )
-            for parameters in (_layer_groups(args, model) if args.layer_decay else model.blocks)
+            for parameters in (_layer_groups(args, model, blocks) if args.layer_decay else blocks)
         ]
 
 
-def _layer_groups(args: Namespace, model: LocalModel) -> list[list[dict[str, Any]]]:
+def _layer_groups(
+    args: Namespace, model: LocalModel, blocks: Sequence[LocalBlock]
+) -> list[list[dict[str, Any]]]:
     """Parameter groups of each block with a learning rate for every layer of the backbone.
 
     Layers are timm's; auxiliaries are new, so they learn at the full rate.
@@ -63,7 +73,7 @@ def _layer_groups(args: Namespace, model: LocalModel) -> list[list[dict[str, Any
     )
     of_backbone = {id(p) for p in model.backbone.parameters()}
     groups = []
-    for block in model.blocks:
+    for block in blocks:
         own = {id(p) for p in block.parameters()}
         new = param_groups_weight_decay(
             block,

@@ -1,11 +1,12 @@
-"""The epoch that is running, as far as it has come: what one process knows of it and no other."""
+"""The epoch that is running, as far as it has come: what only the processes of one share know."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ..parallel.places import Places
 from .losses import LossWatch
 
 
@@ -14,12 +15,16 @@ class EpochSoFar:
 
     Args:
         watch: The local losses.
-        modules: Whose buffers, BatchNorm's statistics above all, are this process's own until the
-            epoch's end.
+        modules: Whose buffers, BatchNorm's statistics above all, are of one share of the data until
+            the epoch's end.
+        places: For what other processes of this share know.
+        blocks: How many blocks' losses this process knows.
     """
 
-    def __init__(self, watch: LossWatch, modules: Sequence[nn.Module]) -> None:
-        self.watch, self.modules = watch, modules
+    def __init__(
+        self, watch: LossWatch, modules: Sequence[nn.Module], places: Places, blocks: int
+    ) -> None:
+        self.watch, self.modules, self.places, self.blocks = watch, modules, places, blocks
         self.begin()
 
     def begin(self) -> None:
@@ -31,20 +36,34 @@ class EpochSoFar:
         self.bad_images: set[str] = set()  # what was said of those that were left out
 
     def state_dict(self) -> dict[str, Any]:
+        """The same in all processes of this share, so that any number of them can go on."""
+        parts = self.places.gather(self._own_state())
+        buffers = [
+            {name: buffer for own in of_processes for name, buffer in own.items()}
+            for of_processes in zip(*(part["buffers"] for part in parts), strict=True)
+        ]
+        bad_images = parts[0]["bad_images"]  # the first reads them, the last knows all losses
+        return parts[-1] | {"bad_images": bad_images, "buffers": buffers}
+
+    def _own_state(self) -> dict[str, Any]:
         return {
             "watch": self.watch.state_dict(),
             "images": self.images,
             "seconds": self.seconds,
             "lr": self.lr,
             "bad_images": sorted(self.bad_images),
-            "buffers": [dict(module.named_buffers()) for module in self.modules],
+            "buffers": [_buffers(module) for module in self.modules],
         }
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.watch.load_state_dict(state["watch"])
+        self.watch.load_state_dict(state["watch"], self.blocks)
         self.images, self.seconds, self.lr = state["images"], state["seconds"], state["lr"]
         self.bad_images = set(state["bad_images"])
         for module, buffers in zip(self.modules, state["buffers"], strict=True):
-            for name, buffer in module.named_buffers():
+            for name, buffer in _buffers(module).items():
                 buffer.copy_(buffers[name])
+
+
+def _buffers(module: nn.Module) -> dict[str, Tensor]:
+    return {name: buffer for name, buffer in module.named_buffers() if not buffer.is_meta}

@@ -2,18 +2,20 @@
 
 import time
 from argparse import Namespace
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object, set_seed
+from torch import Tensor
 
 from ..console import user_errors
 from ..data import create_loaders, create_test_loader
 from ..local_model import LocalModel
 from ..parallel.launcher import end_with_launcher
+from ..parallel.places import create_places
 from ..parallel.termination import Stopped, Termination
 from ..runs.folder import CHECKPOINTS
 from ..runs.model import create_model
@@ -64,19 +66,28 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
     with user_errors():
         end_with_launcher(termination.go_on, lambda: termination.asked)
         accelerator = create_accelerator(args, run)
+        places = create_places(args.block_parallel, accelerator.device)
         loader, val_loader, data = create_loaders(
-            args, accelerator, channels_last=args.channels_last
+            args,
+            accelerator,
+            shard=places.shard,
+            reads=places.is_first,
+            channels_last=args.channels_last,
         )
         task = Classification(data.num_classes)
         set_seed(args.seed)  # the same initial weights in every process ...
         model = create_model(args, data)
         keep_plan(args, model)
-        trainer = create_trainer(args, accelerator, task, model, len(loader))
+        batches = places.from_first(len(loader))
+        trainer = create_trainer(args, accelerator, task, model, batches, places)
+        parallel = trainer.parallel
         average = trainer.ema.module if trainer.ema else None
-        watch = LossWatch(accelerator, model)
-        so_far = EpochSoFar(watch, [model] if average is None else [model, average])
+        watch = LossWatch(places, model, accelerator.device)
+        modules = [model] if average is None else [model, average]
+        so_far = EpochSoFar(watch, modules, places, parallel.own.stop)
         checkpoints = Checkpoints(
             accelerator,
+            places,
             model,
             average,
             trainer.states,
@@ -85,7 +96,7 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
             run / CHECKPOINTS,
             args.checkpoint_hist,
         )
-        set_seed(args.seed, device_specific=True)  # ... and from here random numbers of its own
+        set_seed(args.seed + places.data_index)  # ... and from here random numbers of its own
         if args.resume:
             resume_run(args, checkpoints, progress)
     if accelerator.is_main_process:
@@ -97,7 +108,17 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
 
     total = args.epochs * trainer.updates_per_epoch
     started = time.perf_counter()
-    with closing(TrainingBar(total, done, accelerator.is_local_main_process)) as bar:
+    # The last of several that share the blocks knows all losses.
+    tells = accelerator.is_local_main_process if places.blocks is None else places.tells
+    termination.lag = trainer.lag
+
+    def passes(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        """Once through a loader; to its end where other processes wait for what comes."""
+        count = places.from_first(len(loader))
+        images = termination.until_asked(loader) if places.blocks is None else loader
+        return parallel.batches(images, count)
+
+    with closing(TrainingBar(total, done, tells)) as bar:
         bar.say(describe(model, data, run))
         termination.begin()
         try:
@@ -108,11 +129,12 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
                 )
                 epoch = progress.epoch + 1
                 if epoch % args.val_interval == 0 or epoch == args.epochs:
-                    images = termination.until_asked(val_loader)
-                    record |= validate(accelerator, task, model.backbone, images, "val")
+                    backbones = {"val": model.backbone}
                     if average is not None:
-                        images = termination.until_asked(val_loader)
-                        record |= validate(accelerator, task, average, images, "ema_val")
+                        backbones["ema_val"] = average
+                    for name, backbone in backbones.items():
+                        images = passes(val_loader)
+                        record |= validate(accelerator, task, parallel, backbone, images, name)
                 termination.look()
                 if args.skip_bad_images:
                     bad = val_loader.bad_images if "val_top1" in record else ()
@@ -123,6 +145,7 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
                 checkpoints.save()
                 bar.say(epoch_line(progress.epoch, record))
         except Stopped:
+            parallel.finish()
             check_weights(model, trainer.updates)
             checkpoints.save()
             accelerator.wait_for_everyone()  # a launcher ends the others when one has ended
@@ -133,7 +156,7 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
     if args.val_holdout is not None:
         with user_errors():
             test_loader = create_test_loader(
-                args, accelerator, data, channels_last=args.channels_last
+                args, accelerator, data, shard=places.shard, channels_last=args.channels_last
             )
     summary = {
         "model": model.spec.name,
@@ -142,7 +165,7 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
         "best_epoch": progress.best_epoch,
         "blocks": [model.block_name(j) for j in range(len(model.blocks))],
         "losses": progress.losses,
-        **evaluate_exits(accelerator, task, model, termination.until_asked(test_loader)),
+        **evaluate_exits(accelerator, task, model, passes(test_loader), parallel),
         "seconds": time.perf_counter() - started,
     }
     termination.look()  # the scores of a part of the images are none
@@ -170,18 +193,20 @@ def train_epoch(
         NonFiniteLoss: With the block's name and the update.
         Stopped: After SIGTERM, before the last update.
     """
-    accelerator = trainer.accelerator
+    accelerator, places, parallel = trainer.accelerator, trainer.places, trainer.parallel
     trainer.start_epoch(progress.epoch, progress.batches)
     first = progress.epoch * trainer.updates_per_epoch + 1
     last = first + trainer.updates_per_epoch - 1
     batches = trainer.updates_per_epoch * accelerator.gradient_accumulation_steps
     left = batches - progress.batches
-    started = time.perf_counter() - so_far.seconds
+    begun = time.perf_counter()
+    started = begun - so_far.seconds
 
     def images_per_second() -> float:
-        return so_far.images * accelerator.num_processes / so_far.seconds
+        return so_far.images * places.data_count / so_far.seconds
 
-    for images, target in islice(loader, left):
+    parallel.waited = 0.0
+    for images, target in parallel.batches(loader, left):
         update, so_far.lr = trainer.updates + 1, trainer.lr
         looked_at = update in (first, last) or update % log_interval == 0
         trainer.observer.begin(update, looked_at)
@@ -201,13 +226,17 @@ def train_epoch(
         trainer.finish_epoch()
         check_weights(trainer.model, trainer.updates)
         progress.batches = batches  # of a stream, there may have been fewer
-    return {
+    record = {
         "lr": so_far.lr,
         "losses": losses,
         "images_per_second": images_per_second(),
         "seconds": so_far.seconds,
-        **merge(gather_object([trainer.observer.record()])),
     }
+    seen = trainer.observer.record()
+    if places.blocks is not None:
+        busy = 1 - parallel.waited / (time.perf_counter() - begun)
+        seen[f"busy_process{places.block_index + 1}"] = busy
+    return places.from_last(record) | merge(gather_object([seen]))
 
 
 def numbers(record: dict[str, Any]) -> dict[str, float]:

@@ -15,7 +15,11 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ..local_model import LocalModel
+from ..parallel.agree import agree
+from ..parallel.block_parallel import BlockParallel
 from ..parallel.data_parallel import Replica, average_gradients, average_statistics, prepare_blocks
+from ..parallel.places import Places, create_places
+from ..planner import Setting, budget_bytes, place
 from ..step import Backward
 from ..tasks import Classification
 from .compile import compile_blocks
@@ -29,7 +33,8 @@ class Trainer:
 
     Args:
         accelerator: That the blocks and optimizers were prepared with.
-        model: The model that the blocks are parts of.
+        places: This process's place among the others.
+        parallel: This process's share of the model.
         blocks: Its blocks, prepared: wrapped for data parallelism and mixed precision.
         optimizers: One a block.
         schedulers: One an optimizer.
@@ -43,7 +48,8 @@ class Trainer:
     """
 
     accelerator: Accelerator
-    model: LocalModel
+    places: Places
+    parallel: BlockParallel
     blocks: Sequence[nn.Module]
     optimizers: Sequence[torch.optim.Optimizer]
     schedulers: Sequence[Scheduler]
@@ -58,6 +64,11 @@ class Trainer:
     batches: int = field(default=0, init=False)  # since the run began
     scalers: Sequence[torch.amp.GradScaler] = field(init=False)
 
+    @property
+    def model(self) -> LocalModel:
+        """The model that the blocks are parts of."""
+        return self.parallel.model
+
     def __post_init__(self) -> None:
         # One a block, so that what overflows in one block is no other block's business.
         device, shared = self.accelerator.device.type, self.accelerator.scaler
@@ -68,14 +79,20 @@ class Trainer:
         """What a checkpoint keeps of the training beside weights, by the names of its files."""
         optimizers = {
             f"{OPTIMIZER_NAME}_{j}.bin" if j else f"{OPTIMIZER_NAME}.bin": optimizer
-            for j, optimizer in enumerate(self.optimizers)
+            for j, optimizer in zip(self.parallel.own, self.optimizers, strict=True)
         }
-        return optimizers | {f"scaler_{j}.pt": scaler for j, scaler in enumerate(self.scalers)}
+        scalers = zip(self.parallel.own, self.scalers, strict=bool(self.scalers))
+        return optimizers | {f"scaler_{j}.pt": scaler for j, scaler in scalers}
 
     @property
     def lr(self) -> float:
         """The learning rate of the last update begun, the head's, the same for every block."""
         return self.optimizers[-1].param_groups[-1]["lr"]
+
+    @property
+    def lag(self) -> int:
+        """Updates that the first process of a batch may be ahead of the last, and one."""
+        return 1 + (self.places.block_count - 1) * self.parallel.queue
 
     def start_epoch(self, epoch: int, batches: int = 0) -> None:
         """Put everything in place for ``epoch``, counted from 0, after so many of its batches."""
@@ -88,16 +105,16 @@ class Trainer:
         """Train on one batch of this process; every ``gradient_accumulation_steps``-th updates.
 
         Args:
-            images: Normalised images ``(B, C, H, W)``.
+            images: Normalised images ``(B, C, H, W)``; features, where others have the first block.
             target: Class indices ``(B,)``.
 
         Returns:
-            Local losses ``(K,)`` of this process's batch, detached.
+            Local losses of this process's batch, detached: ``(K,)``, or as far as they are known.
         """
-        if self.mixup is not None:
+        if self.mixup is not None and self.places.is_first:
             images, target = self.mixup(images, target)
         with self.accelerator.accumulate(*self.blocks):
-            output = self.model.local_step(
+            output = self.parallel.step(
                 images,
                 target,
                 blocks=self.observer.watch(self.blocks),
@@ -105,7 +122,7 @@ class Trainer:
                 step=self._update_block,
                 update_momentum=self.accelerator.sync_gradients,
                 late=any(isinstance(block, Replica) for block in self.blocks),
-                key=(self.seed, self.accelerator.process_index, self.batches),
+                key=(self.seed, self.places.data_index, self.batches),
             )
         self.batches += 1
         if self.accelerator.sync_gradients:
@@ -157,9 +174,11 @@ class Trainer:
             scheduler.step_update(updates)
 
     def finish_epoch(self) -> None:
-        """Make the processes' models one: BatchNorm's running statistics are averaged."""
-        averaged = [self.ema.module] if self.ema is not None else []
-        average_statistics(self.accelerator, self.model, *averaged)
+        """Make the processes' models one, at the same update and with the same statistics."""
+        self.parallel.finish()
+        if self.places.data is not None:
+            averaged = [self.ema.module] if self.ema is not None else []
+            average_statistics(self.places.data, self.model, *averaged)
 
 
 def create_trainer(
@@ -168,6 +187,7 @@ def create_trainer(
     task: Classification,
     model: LocalModel,
     batches: int,
+    places: Places | None = None,
 ) -> Trainer:
     """Optimizers, schedules, mixup and EMA as the flags say; blocks wrapped by Accelerate.
 
@@ -177,6 +197,7 @@ def create_trainer(
         task: For mixup's targets.
         model: With its auxiliaries.
         batches: Batches of an epoch.
+        places: This process's place among the others; as the flags say by default.
 
     Raises:
         ValueError: For flags that do not go together.
@@ -194,28 +215,54 @@ def create_trainer(
             "expected 2 or more, or --model-kwargs head_norm=group."
         )
     mixup = create_mixup(args, task, model)
-    model.to(accelerator.device)
+    places = places or create_places(args.block_parallel, accelerator.device)
+    ranges = choose_ranges(args, model)
+    ema = create_average(args, model, accelerator.device)
+    parallel = BlockParallel(model, ranges, places.blocks, accelerator.device, args.queue)
+    if ema is not None:
+        parallel.keep_own(ema.module)
     if args.channels_last:
         model.to(memory_format=torch.channels_last)
     if args.compile:
-        compile_blocks(model.blocks)
-    optimizers = create_optimizers(args, model)
+        compile_blocks(parallel.blocks)
+    optimizers = create_optimizers(args, model, parallel.blocks)
     schedulers = create_schedulers(args, optimizers, updates_per_epoch)
     resident = [] if args.compile else [model, *optimizers]
     return Trainer(
         accelerator,
-        model,
-        prepare_blocks(accelerator, model.blocks),
+        places,
+        parallel,
+        prepare_blocks(accelerator, parallel.blocks, places.data),
         optimizers,
         schedulers,
         updates_per_epoch,
-        Observer(accelerator.device, resident),
+        Observer(accelerator.device, resident, parallel.own.start),
         args.seed,
         mixup=mixup,
-        ema=ModelEmaV3(model.backbone, decay=args.model_ema_decay) if args.model_ema else None,
+        ema=ema,
         clip_grad=args.clip_grad,
         only_head=args.tune == "head",
     )
+
+
+def create_average(args: Namespace, model: LocalModel, device: torch.device) -> ModelEmaV3 | None:
+    """timm's moving average of the whole backbone's weights, if the flags ask for it."""
+    if not args.model_ema:
+        return None
+    return ModelEmaV3(model.backbone.to(device), decay=args.model_ema_decay)
+
+
+def choose_ranges(args: Namespace, model: LocalModel) -> Sequence[range]:
+    """The blocks of each process, by the planner where there is a choice.
+
+    Raises:
+        ValueError: For more processes than blocks, a memory limit that cannot be met.
+    """
+    if args.block_parallel == 1:
+        return [range(len(model.blocks))]
+    setting = Setting(args.batch_size, args.opt, args.mixed_precision or "no")
+    limits = [budget_bytes(size) for size in args.process_memory or ()]
+    return agree(lambda: place(model, setting, args.block_parallel, limits).ranges)
 
 
 def _averages_vectors(model: LocalModel) -> bool:
