@@ -94,6 +94,8 @@ class LiveBytes(TorchDispatchMode):
         PyTorch keeps the Python object of a storage for as long as the storage lives, so its id
         is its identity and its weak reference dies with the bytes, whoever held them.
         """
+        if tensor.device.type == "meta":  # has a shape, but no bytes
+            return
         storage = tensor.untyped_storage()
         key, size = id(storage), storage.nbytes()
         if key in self._seen:

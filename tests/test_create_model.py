@@ -81,7 +81,8 @@ def test_smoothing_reaches_every_loss():
 
 def test_keywords_of_the_optimizer():
     args = parse_args(["--opt", "adamw", "--opt-kwargs", "eps=1e-3", "--momentum", "0.5"])
-    optimizers = create_optimizers(args, create())
+    model = create()
+    optimizers = create_optimizers(args, model, model.blocks)
     assert len(optimizers) == 3
     assert {group["eps"] for optimizer in optimizers for group in optimizer.param_groups} == {1e-3}
 
@@ -90,9 +91,8 @@ def test_weight_decay_is_on_all_unless_biases_and_norms_are_spared():
     def decays(*words: str) -> dict[bool, set[float]]:
         """The decays of parameters of one dimension and less (True), and of more."""
         found: dict[bool, set[float]] = {True: set(), False: set()}
-        for optimizer in create_optimizers(
-            parse_args(["--weight-decay", "0.25", *words]), create()
-        ):
+        args, model = parse_args(["--weight-decay", "0.25", *words]), create()
+        for optimizer in create_optimizers(args, model, model.blocks):
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
                     found[parameter.ndim <= 1].add(group["weight_decay"])

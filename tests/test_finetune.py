@@ -104,7 +104,7 @@ def test_layer_decay_lowers_the_rate_towards_the_stem(model, run) -> None:
     args = config.parse_args(["--model", name, "--layer-decay", "0.5", "--filter-bias-and-bn"])
     info = dataclasses.replace(load_metadata(run).data, input_size=(3, 32, 32))
     network = create_model(args, info)
-    optimizers = create_optimizers(args, network)
+    optimizers = create_optimizers(args, network, network.blocks)
     scale = {
         id(p): group["lr_scale"]
         for optimizer in optimizers

@@ -20,7 +20,11 @@ def groups(model: man_zoo.LocalModel, layer_decay: float | None, filter_1d: bool
         layer_decay=layer_decay,
         opt_kwargs={},
     )
-    return [group for each in create_optimizers(args, model) for group in each.param_groups]
+    return [
+        group
+        for each in create_optimizers(args, model, model.blocks)
+        for group in each.param_groups
+    ]
 
 
 def decayed(groups: list[dict]) -> set[int]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
-from torch import nn
+from torch import Tensor, nn
 
 from ..console import user_errors
 from ..local_block import LocalBlock
@@ -42,6 +42,22 @@ def _layout(args: Namespace) -> torch.memory_format:
     return torch.channels_last if args.channels_last else torch.contiguous_format
 
 
+def create_optimizers(blocks: Sequence[nn.Module]) -> list[torch.optim.Optimizer]:
+    """The training recipe's: an SGD a block."""
+    return [
+        create_optimizer_v2(block, opt="sgd", lr=0.1, weight_decay=1e-4, filter_bias_and_bn=False)
+        for block in blocks
+    ]
+
+
+def noise(model: LocalModel, args: Namespace, batch_size: int) -> tuple[Tensor, Tensor]:
+    """A batch of images ``(B, C, H, W)`` and target ``(B,)`` for a model, where it is."""
+    device = next(model.parameters()).device
+    images = torch.randn(batch_size, *model.input_size, device=device)
+    target = torch.randint(model.num_classes, (batch_size,), device=device)
+    return images.contiguous(memory_format=_layout(args)), target
+
+
 class Training:
     """A model in training on a batch of noise, as the training recipe would train it.
 
@@ -57,16 +73,8 @@ class Training:
             # One block around the backbone's own forward: timm checkpoints only within that, and
             # end to end keeps no features that a next block would want.
             self.blocks = [LocalBlock([model.backbone], nn.Identity(), model.criterion)]
-        self.optimizers = [
-            create_optimizer_v2(
-                block, opt="sgd", lr=0.1, weight_decay=1e-4, filter_bias_and_bn=False
-            )
-            for block in self.blocks
-        ]
-        device = next(model.parameters()).device
-        images = torch.randn(batch_size, *model.input_size, device=device)
-        self.images = images.contiguous(memory_format=_layout(args))
-        self.target = torch.randint(model.num_classes, (batch_size,), device=device)
+        self.optimizers = create_optimizers(self.blocks)
+        self.images, self.target = noise(model, args, batch_size)
         self.forwards: Sequence[Any] = self.blocks
         if args.mixed_precision == "bf16":
             bf16 = torch.autocast(device.type, torch.bfloat16)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..benchmark import benchmark, render
 from ..benchmark.candidates import keyword
+from ..benchmark.processes import compare_processes, render_processes
 from ..console import Parser, exit_status, output_file, write_json
 from ..console.numbers import positive, threads
 
@@ -29,6 +30,8 @@ def build_parser(program: str | None = None) -> ArgumentParser:
     add("--time", action=BooleanOptionalAction, default=True, help="whether to time steps")
     add("--steps", type=positive, default=7, metavar="N", help="timed steps of each model")
     add("--compile", action="store_true", help="time every model compiled as well")
+    add("--block-parallel", type=positive, metavar="P", help="the model on P processes, data "
+        "parallel and block-parallel, beside one process; --steps rounds")  # fmt: skip
     add("--channels-last", action=BooleanOptionalAction, default=True)
     add("--mixed-precision", choices=("no", "bf16"), default="no")
     add("--device", help="cpu, or the accelerator, e.g. cuda:1; the accelerator by default")
@@ -44,8 +47,12 @@ def run(args: Namespace) -> None:
     Raises:
         UserError: As :func:`man_zoo.benchmark.benchmark`.
     """
-    report = benchmark(args)
-    print(render(report))
+    if args.block_parallel:
+        report = compare_processes(args)
+        print(render_processes(report))
+    else:
+        report = benchmark(args)
+        print(render(report))
     if args.json:
         write_json(args.json, report)
 

@@ -1,0 +1,233 @@
+"""One model trained in four ways on one machine, which take turns: what several processes are worth.
+
+In one process with one thread; in one with as many threads as there are processes; in data parallel,
+each process with its share of the batch; and block-parallel. Times are of a step in the steady
+state: the first of a few consecutive steps is left out, in which a pipeline fills.
+"""
+
+import json
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import multiprocessing
+from tqdm import tqdm
+
+from ..console import table, user_errors
+from ..meter import LiveBytes
+from ..parallel.block_parallel import BlockParallel
+from ..parallel.data_parallel import Replica, average_gradients
+from ..planner import Setting, place
+from ..runs.metadata import machine
+from .candidates import Candidate, parse_candidate
+from .report import settings
+from .step import build, create_optimizers, noise
+
+STEPS = 4  # consecutive ones, of which the first is not timed
+MIB = 2**20
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Way:
+    """One way to train, in this process.
+
+    Args:
+        run: Trains so many steps, and gives the seconds of one.
+        tells: Whether this process's seconds are the way's.
+        resident: What the meter counts from the beginning; empty where the process has no part.
+        threads: Of this process meanwhile.
+    """
+
+    run: Callable[[int], float]
+    tells: bool
+    resident: list[Any]
+    threads: int = 1
+
+
+def compare_processes(args: Namespace) -> dict[str, Any]:
+    """Measure as the flags say: ``machine``, ``settings`` and ``results``, a dict for each way.
+
+    Raises:
+        UserError: For a model that cannot be built or divided so, or flags that do not go together.
+    """
+    with user_errors():
+        candidate = _check(args)
+        model = build(candidate, args, CPU)
+        place(
+            model, _setting(args), args.block_parallel
+        )  # says what is wrong before processes start
+    with tempfile.TemporaryDirectory() as folder:
+        multiprocessing.spawn(_work, (args, folder), nprocs=args.block_parallel)
+        results = json.loads((Path(folder) / "results.json").read_text())
+    return {"machine": machine(CPU), "settings": settings(args), "results": results}
+
+
+def _check(args: Namespace) -> Candidate:
+    """The model.
+
+    Raises:
+        ValueError: For flags that do not go together.
+    """
+    if len(args.models) != 1 or args.compile or args.device not in (None, "cpu"):
+        raise ValueError("--block-parallel compares one model with itself, eager, on the CPU.")
+    if args.batch_size % args.block_parallel:
+        raise ValueError(
+            f"--batch-size {args.batch_size} does not divide by {args.block_parallel}, so data "
+            "parallel has no equal shares; use a multiple."
+        )
+    return parse_candidate(args.models[0], dict(args.model_kwargs))
+
+
+def _setting(args: Namespace) -> Setting:
+    return Setting(args.batch_size, "sgd", args.mixed_precision)
+
+
+def _work(rank: int, args: Namespace, folder: str) -> None:
+    """What each process does: all ways in turn, round by round."""
+    count = args.block_parallel
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count
+    )
+    one_thread = f"1 process, 1 thread, batch {args.batch_size}"
+    ways = {
+        one_thread: _alone(rank, args),
+        f"1 process, {count} threads, batch {args.batch_size}": _alone(rank, args, count),
+        f"{count} processes, data parallel, batch {args.batch_size // count} each": _data(args),
+        f"{count} processes, block-parallel, batch {args.batch_size}": _blocks(args),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    peaks = {name: _peak(way) for name, way in ways.items()}
+    with tqdm(total=args.steps * len(ways), unit="round", disable=rank > 0, leave=False) as bar:
+        for _ in range(args.steps):
+            for name, way in ways.items():
+                bar.set_description(name)
+                torch.set_num_threads(way.threads)
+                dist.barrier()
+                seconds[name].append(way.run(STEPS))
+                bar.update()
+    everyone: list = [None] * count
+    own = {name: seconds[name] for name, way in ways.items() if way.tells}
+    dist.all_gather_object(everyone, (own, peaks))
+    if rank == 0:
+        results = _results(args, one_thread, everyone)
+        (Path(folder) / "results.json").write_text(json.dumps(results))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _results(args: Namespace, baseline: str, everyone: list) -> list[dict[str, Any]]:
+    seconds = {name: own for told, _ in everyone for name, own in told.items()}
+    ratios = {
+        name: median(a / b for a, b in zip(seconds[baseline], own, strict=True))
+        for name, own in seconds.items()
+    }
+    return [
+        {
+            "way": name,
+            "seconds": seconds[name],
+            "images_per_second": args.batch_size / median(seconds[name]),
+            "speed_up": ratios[name],
+            "peak_mib": [peaks[name] / MIB for _, peaks in everyone if peaks[name]],
+        }
+        for name in everyone[0][1]
+    ]
+
+
+def _peak(way: Way) -> int:
+    """Most bytes alive in this process in a step, after one that warms up."""
+    dist.barrier()
+    torch.set_num_threads(way.threads)
+    way.run(1)
+    if not way.resident:
+        return 0
+    with LiveBytes().track(*way.resident) as meter:
+        way.run(1)
+    return meter.peak
+
+
+def _alone(rank: int, args: Namespace, threads: int = 1) -> Way:
+    if rank:  # waits meanwhile
+        return Way(lambda steps: 0.0, tells=False, resident=[])
+    model = build(_check(args), args, CPU)
+    parallel = BlockParallel(model, [range(len(model.blocks))])
+    return _way(parallel, args, args.batch_size, tells=True, threads=threads)
+
+
+def _data(args: Namespace) -> Way:
+    torch.manual_seed(0)
+    model = build(_check(args), args, CPU)
+    parallel = BlockParallel(model, [range(len(model.blocks))])
+    replicas = [Replica(block, dist.group.WORLD) for block in parallel.blocks]
+    batch_size = args.batch_size // args.block_parallel
+    return _way(parallel, args, batch_size, tells=dist.get_rank() == 0, replicas=replicas)
+
+
+def _blocks(args: Namespace) -> Way:
+    torch.manual_seed(0)
+    model = build(_check(args), args, CPU)
+    ranges = place(model, _setting(args), args.block_parallel).ranges
+    parallel = BlockParallel(model, ranges)
+    return _way(parallel, args, args.batch_size, tells=parallel.is_last)
+
+
+def _way(
+    parallel: BlockParallel,
+    args: Namespace,
+    batch_size: int,
+    *,
+    tells: bool,
+    replicas: list[Replica] | None = None,
+    threads: int = 1,
+) -> Way:
+    """Steps on a batch of noise, each block by an SGD of its own."""
+    optimizers = create_optimizers(parallel.blocks)
+    batch = noise(parallel.model, args, batch_size) if parallel.is_first else None
+    blocks: list[Callable[..., Any]] = list(replicas or parallel.blocks)
+    if args.mixed_precision == "bf16":
+        blocks = [torch.autocast("cpu", torch.bfloat16)(block.__call__) for block in blocks]
+
+    def step(j: int) -> None:
+        if replicas:
+            average_gradients(replicas[j])
+        optimizers[j].step()
+        optimizers[j].zero_grad()
+
+    def run(steps: int) -> float:
+        ends = []
+        for features, target in parallel.batches([batch] * steps if batch else [], steps):
+            parallel.step(features, target, blocks=blocks, step=step, late=bool(replicas))
+            ends.append(time.perf_counter())
+        parallel.finish()
+        return (ends[-1] - ends[0]) / max(1, steps - 1)
+
+    resident = [*parallel.blocks, *optimizers, *(batch or ())]
+    if parallel.across is not None:
+        resident.append(parallel.across.source)
+    return Way(run, tells, resident, threads)
+
+
+def render_processes(report: dict[str, Any]) -> str:
+    """The table, with the machine and the settings under it."""
+    rows = [
+        (
+            result["way"],
+            f"{1000 * median(result['seconds']):.0f}",
+            f"{result['images_per_second']:.0f}",
+            f"{result['speed_up']:.2f}",
+            " + ".join(f"{peak:.0f}" for peak in result["peak_mib"]),
+        )
+        for result in report["results"]
+    ]
+    header = ("way", "ms/step", "images/s", "speed-up", "peak MiB of each process")
+    lines = [table(header, rows), ""]
+    for part in ("machine", "settings"):
+        lines.append(", ".join(f"{key} {value}" for key, value in report[part].items()))
+    return "\n".join(lines)
