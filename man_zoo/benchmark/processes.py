@@ -1,8 +1,8 @@
-"""One model trained in four ways on one machine, which take turns: what several processes are worth.
+"""One model trained in four ways, which take turns: what several processes of a machine are worth.
 
-In one process with one thread; in one with as many threads as there are processes; in data parallel,
-each process with its share of the batch; and block-parallel. Times are of a step in the steady
-state: the first of a few consecutive steps is left out, in which a pipeline fills.
+In one process with one thread; in one with as many threads as there are processes; in data
+parallel, each process with its share of the batch; and block-parallel. Times are of a step in the
+steady state: the first of a few consecutive steps is left out, in which a pipeline fills.
 """
 
 import json
@@ -61,9 +61,7 @@ def compare_processes(args: Namespace) -> dict[str, Any]:
     with user_errors():
         candidate = _check(args)
         model = build(candidate, args, CPU)
-        place(
-            model, _setting(args), args.block_parallel
-        )  # says what is wrong before processes start
+        place(model, _setting(args), args.block_parallel)  # what is wrong is said here
     with tempfile.TemporaryDirectory() as folder:
         multiprocessing.spawn(_work, (args, folder), nprocs=args.block_parallel)
         results = json.loads((Path(folder) / "results.json").read_text())
@@ -192,7 +190,8 @@ def _way(
     batch = noise(parallel.model, args, batch_size) if parallel.is_first else None
     blocks: list[Callable[..., Any]] = list(replicas or parallel.blocks)
     if args.mixed_precision == "bf16":
-        blocks = [torch.autocast("cpu", torch.bfloat16)(block.__call__) for block in blocks]
+        bf16 = torch.autocast("cpu", torch.bfloat16)
+        blocks = [bf16(block.__call__) for block in replicas or parallel.blocks]
 
     def step(j: int) -> None:
         if replicas:

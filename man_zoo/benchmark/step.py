@@ -77,7 +77,7 @@ class Training:
         self.images, self.target = noise(model, args, batch_size)
         self.forwards: Sequence[Any] = self.blocks
         if args.mixed_precision == "bf16":
-            bf16 = torch.autocast(device.type, torch.bfloat16)
+            bf16 = torch.autocast(self.images.device.type, torch.bfloat16)
             self.forwards = [bf16(block.__call__) for block in self.blocks]
 
     def step(self) -> None:

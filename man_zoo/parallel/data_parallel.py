@@ -1,5 +1,6 @@
 """Data parallelism: every block is a DDP module of its own, and averages while others run."""
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -51,9 +52,11 @@ class Replica(DistributedDataParallel):
     def __init__(self, block: nn.Module, group: dist.ProcessGroup | None = None) -> None:
         # The gradients are the very buckets that are summed in place. BatchNorm's statistics are
         # averaged once an epoch, not broadcast at every step.
-        super().__init__(
-            block, process_group=group, gradient_as_bucket_view=True, broadcast_buffers=False
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch 2.14's name is not in 2.11
+            super().__init__(
+                block, process_group=group, gradient_as_bucket_view=True, broadcast_buffers=False
+            )
         self.averages = Averages(self.process_group)
         self.register_comm_hook(self.averages, Averages.start)
 
