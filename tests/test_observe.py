@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from recipe import flags, train_here, write_images
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import man_zoo
 from man_zoo.meter import LiveBytes
@@ -113,6 +114,20 @@ def test_compiled_blocks_are_not_metered(model, create) -> None:
     assert [key[:-1] for key in trainer.observer.record()][::3] == list(PER_BLOCK[1:3])
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_every_look_times_and_weighs(model, create, monkeypatch) -> None:
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
+    trainer = create(model)
+    trainer.start_epoch(0)
+    for images, target in draw():
+        trainer.observer.begin(trainer.updates + 1, look=True)
+        trainer.train_batch(images.cuda(), target.cuda())
+    peak = torch.cuda.max_memory_allocated() / MIB  # since the last turn began
+    seen = trainer.observer.record()
+    assert all(seen[f"{name}{j}"] > 0 for name in PER_BLOCK[1:] for j in (1, 2, 3))
+    assert max(seen[f"peak_mib_block{j}"] for j in (1, 2, 3)) >= peak
+
+
 # The observer by itself
 
 
@@ -207,6 +222,8 @@ def test_an_epochs_line_tells_of_every_block(tmp_path, capsys) -> None:
     for line in (first, second):
         assert all(line[f"{name}{j}"] > 0 for name in PER_BLOCK for j in (1, 2, 3, 4))
     assert first["peak_mib_block1"] == second["peak_mib_block1"]
+    shown = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload().Tags()["scalars"]
+    assert {f"{name}{j}" for name in PER_BLOCK for j in (1, 2, 3, 4)} <= set(shown)
     report = capsys.readouterr().out.split("\n\n")[1].splitlines()
     assert report[0].split("  ")[-5:] == [
         "train loss",

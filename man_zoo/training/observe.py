@@ -81,7 +81,7 @@ class Observer:
         metered = self.updates == METERED and self.resident and not self.on_cuda
         self.meter = LiveBytes().track(self.resident) if metered else None
 
-    def watch(self, functions: Sequence[Callable[..., Any]]) -> list[Callable[..., Any]]:
+    def watch(self, functions: Sequence[Callable[..., Any]]) -> list[Any]:
         """The functions, one a block from the first on, each run of which is in its turn."""
         return [partial(self._run, j, function) for j, function in enumerate(functions)]
 
