@@ -227,7 +227,8 @@ def create_trainer(
         compile_blocks(parallel.blocks)
     optimizers = create_optimizers(args, model, parallel.blocks)
     schedulers = create_schedulers(args, optimizers, updates_per_epoch)
-    resident = [] if args.compile else [model, *optimizers]
+    ema = ModelEmaV3(model.backbone, decay=args.model_ema_decay) if args.model_ema else None
+    resident = [] if args.compile else [model, ema, *optimizers]
     return Trainer(
         accelerator,
         places,
