@@ -16,7 +16,7 @@ from man_zoo.runs.config import parse_args
 from man_zoo.runs.folder import load_log
 from man_zoo.tasks import Classification
 from man_zoo.training import observe
-from man_zoo.training.observe import Observer, merge
+from man_zoo.training.observe import Observer, merge, merge_states
 from man_zoo.training.setup import create_accelerator
 from man_zoo.training.trainer import Trainer, create_trainer
 
@@ -173,6 +173,7 @@ def test_seconds_are_of_an_update_with_all_its_batches(clock) -> None:
 def test_the_first_update_counts_where_there_is_no_other(clock) -> None:
     observer = Observer(CPU)
     assert observe_updates(observer, clock, (50,), batches=1) == {"seconds_block1": 53}
+    observer.clear()
     observer.begin(2, look=False)
     with observer.turn(0):
         clock.wait(1)
@@ -194,6 +195,7 @@ def test_the_second_update_is_metered_and_not_timed(clock) -> None:
     seen = observer.record()
     assert seen["seconds_block2"] == 3
     assert seen["peak_mib_block1"] == 6
+    observer.clear()
     observer.begin(4, look=True)
     assert observer.record() == {"peak_mib_block1": 6, "peak_mib_block2": 6}  # known from then on
 
@@ -211,6 +213,23 @@ def test_records_of_processes_become_one() -> None:
         "seconds_block2": 4,
         "busy_process2": 0.5,
     }
+
+
+def test_what_was_seen_goes_on_in_other_processes(clock) -> None:
+    """Of two processes with blocks 1, 2 and 3, 4; then with blocks 1 to 3 and 4."""
+    before = [Observer(CPU, first=first) for first in (0, 2)]
+    for first, observer in enumerate(before):
+        observe_updates(observer, clock, (9, 9), (first, 1), (first, 1), batches=1)
+        observer.begin(4, look=True)
+        observer.grad_norm(0, torch.tensor(0.5))
+    whole = merge(observer.record() for observer in before)
+    state = merge_states([observer.state_dict() for observer in before])
+    after = [Observer(CPU, first=first) for first in (0, 3)]
+    for observer, end in zip(after, (3, 4), strict=True):
+        observer.load_state_dict(state, end)
+    assert [len(observer.record()) for observer in after] == [5, 1]
+    assert merge(observer.record() for observer in after) == whole
+    assert whole["seconds_block3"] == 4
 
 
 # What a run leaves
