@@ -182,7 +182,8 @@ def test_the_first_update_counts_where_there_is_no_other(clock) -> None:
 
 def test_the_second_update_is_metered_and_not_timed(clock) -> None:
     kept = torch.zeros(MIB)  # of 4 bytes each
-    observer = Observer(CPU, resident=[kept])
+    elsewhere = torch.empty(MIB, device="meta")  # as another process's blocks are here
+    observer = Observer(CPU, resident=[kept, elsewhere])
 
     def grow(mebibytes: float) -> None:
         clock.wait(mebibytes)

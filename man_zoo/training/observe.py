@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..meter import LiveBytes
+from ..meter import LiveBytes, tensors_of
 
 GRAD_NORM, SECONDS, PEAK = "grad_norm_block", "seconds_block", "peak_mib_block"
 METERED = 2  # the update that is metered: a run's first has no optimizer state yet
@@ -87,7 +87,11 @@ class Observer:
         if self.look is not None:
             self.looks.append(self.look)
         metered = self.updates == METERED and self.resident and not self.on_cuda
-        self.meter = LiveBytes().track(self.resident) if metered else None
+        self.meter = LiveBytes().track(self._here()) if metered else None
+
+    def _here(self) -> list[Tensor]:
+        """What is resident, but for blocks that other processes have."""
+        return [tensor for tensor in tensors_of(self.resident) if not tensor.is_meta]
 
     def watch(self, functions: Sequence[Callable[..., Any]]) -> list[Any]:
         """The functions, one a block from the first on, each run of which is in its turn."""
