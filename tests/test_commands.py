@@ -106,7 +106,7 @@ def places(tmp_path) -> None:
 
 @pytest.mark.parametrize("place", WRONG_PLACES[:4])  # of the others the system says what is wrong
 def test_what_is_no_run(place, places, sentence) -> None:
-    for command in ("export", "analyse"):
+    for command in ("export", "analyse", "curves"):
         assert NO_RUN in sentence(command, place)
     if place:
         assert NO_RUN in sentence("train", "--resume", place)
@@ -134,7 +134,7 @@ def test_what_is_no_model(places, sentence) -> None:
 RUN_FILES = {
     "args.yaml": ("export", "evaluate", "analyse", "train"),
     "metadata.json": ("export", "evaluate", "analyse"),
-    "log.jsonl": ("export", "train"),
+    "log.jsonl": ("export", "train", "curves"),
 }
 BROKEN = (b"", b"\xff\xfe", b"[", b"3", b"[3]\n", b'{"data": 3}\n')
 
@@ -148,6 +148,7 @@ def test_a_run_whose_files_are_broken(file, broken, run, sentence) -> None:
         "evaluate": ["evaluate", run],
         "analyse": ["analyse", run, "--batch-size", "2"],
         "train": ["train", "--resume", run, "--epochs", "2"],
+        "curves": ["curves", run],
     }
     if file == "args.yaml" and broken == b"":
         pytest.skip("no flags are the defaults")
@@ -187,6 +188,9 @@ def test_places_that_cannot_be_written_to(run, places, sentence) -> None:
         )
         assert "argument --picture: expected a file in a folder that is there" in sentence(
             "plan", "resnet20_dgl_k4", "--compare", "--picture", f"{output}/x.png"
+        )
+        assert "argument --picture: expected a file in a folder that is there" in sentence(
+            "curves", run, "--picture", f"{output}/x.png"
         )
 
 

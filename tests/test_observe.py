@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from recipe import flags, train_here, write_images
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import man_zoo
 from man_zoo.meter import LiveBytes
@@ -15,7 +16,7 @@ from man_zoo.runs.config import parse_args
 from man_zoo.runs.folder import load_log
 from man_zoo.tasks import Classification
 from man_zoo.training import observe
-from man_zoo.training.observe import Observer, merge
+from man_zoo.training.observe import Observer, merge, merge_states
 from man_zoo.training.setup import create_accelerator
 from man_zoo.training.trainer import Trainer, create_trainer
 
@@ -113,6 +114,20 @@ def test_compiled_blocks_are_not_metered(model, create) -> None:
     assert [key[:-1] for key in trainer.observer.record()][::3] == list(PER_BLOCK[1:3])
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_every_look_times_and_weighs(model, create, monkeypatch) -> None:
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
+    trainer = create(model)
+    trainer.start_epoch(0)
+    for images, target in draw():
+        trainer.observer.begin(trainer.updates + 1, look=True)
+        trainer.train_batch(images.cuda(), target.cuda())
+    peak = torch.cuda.max_memory_allocated() / MIB  # since the last turn began
+    seen = trainer.observer.record()
+    assert all(seen[f"{name}{j}"] > 0 for name in PER_BLOCK[1:] for j in (1, 2, 3))
+    assert max(seen[f"peak_mib_block{j}"] for j in (1, 2, 3)) >= peak
+
+
 # The observer by itself
 
 
@@ -158,6 +173,7 @@ def test_seconds_are_of_an_update_with_all_its_batches(clock) -> None:
 def test_the_first_update_counts_where_there_is_no_other(clock) -> None:
     observer = Observer(CPU)
     assert observe_updates(observer, clock, (50,), batches=1) == {"seconds_block1": 53}
+    observer.clear()
     observer.begin(2, look=False)
     with observer.turn(0):
         clock.wait(1)
@@ -166,7 +182,8 @@ def test_the_first_update_counts_where_there_is_no_other(clock) -> None:
 
 def test_the_second_update_is_metered_and_not_timed(clock) -> None:
     kept = torch.zeros(MIB)  # of 4 bytes each
-    observer = Observer(CPU, resident=[kept])
+    elsewhere = torch.empty(MIB, device="meta")  # as another process's blocks are here
+    observer = Observer(CPU, resident=[kept, elsewhere])
 
     def grow(mebibytes: float) -> None:
         clock.wait(mebibytes)
@@ -179,6 +196,7 @@ def test_the_second_update_is_metered_and_not_timed(clock) -> None:
     seen = observer.record()
     assert seen["seconds_block2"] == 3
     assert seen["peak_mib_block1"] == 6
+    observer.clear()
     observer.begin(4, look=True)
     assert observer.record() == {"peak_mib_block1": 6, "peak_mib_block2": 6}  # known from then on
 
@@ -198,6 +216,23 @@ def test_records_of_processes_become_one() -> None:
     }
 
 
+def test_what_was_seen_goes_on_in_other_processes(clock) -> None:
+    """Of two processes with blocks 1, 2 and 3, 4; then with blocks 1 to 3 and 4."""
+    before = [Observer(CPU, first=first) for first in (0, 2)]
+    for first, observer in enumerate(before):
+        observe_updates(observer, clock, (9, 9), (first, 1), (first, 1), batches=1)
+        observer.begin(4, look=True)
+        observer.grad_norm(0, torch.tensor(0.5))
+    whole = merge(observer.record() for observer in before)
+    state = merge_states([observer.state_dict() for observer in before])
+    after = [Observer(CPU, first=first) for first in (0, 3)]
+    for observer, end in zip(after, (3, 4), strict=True):
+        observer.load_state_dict(state, end)
+    assert [len(observer.record()) for observer in after] == [5, 1]
+    assert merge(observer.record() for observer in after) == whole
+    assert whole["seconds_block3"] == 4
+
+
 # What a run leaves
 
 
@@ -207,6 +242,8 @@ def test_an_epochs_line_tells_of_every_block(tmp_path, capsys) -> None:
     for line in (first, second):
         assert all(line[f"{name}{j}"] > 0 for name in PER_BLOCK for j in (1, 2, 3, 4))
     assert first["peak_mib_block1"] == second["peak_mib_block1"]
+    shown = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload().Tags()["scalars"]
+    assert {f"{name}{j}" for name in PER_BLOCK for j in (1, 2, 3, 4)} <= set(shown)
     report = capsys.readouterr().out.split("\n\n")[1].splitlines()
     assert report[0].split("  ")[-5:] == [
         "train loss",

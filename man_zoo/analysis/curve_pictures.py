@@ -16,6 +16,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 from ..console.picture import COLOURS, save
 from .curves import OF_BLOCKS, Curves
 
+Style = tuple[Colormap, Any]  # a colour scale and how lines are dashed
+
 _COLUMNS = (("loss_block", "grad_norm_block"), ("val_top1", "images_per_second"))
 _TITLES = {
     "loss_block": "local loss",
@@ -49,8 +51,8 @@ def draw_curves(runs: Sequence[Curves], path: Path, x: str = "epoch") -> None:
     styles = [_style(i, len(runs)) for i in range(len(runs))]
     for key, axes in panels.items():
         for run, style in zip(runs, styles, strict=True):
-            _draw(axes, run, key, x, *style)
-        axes.set(title=_TITLES[key], xlabel=_TITLES[x])
+            _draw(axes, run, key, x, style)
+        axes.set(title=_title(runs, key), xlabel=_TITLES[x])
         axes.grid(alpha=0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if key in OF_BLOCKS:
@@ -60,7 +62,7 @@ def draw_curves(runs: Sequence[Curves], path: Path, x: str = "epoch") -> None:
     if len(runs) > 1:
         _name_runs(figure, runs, styles)
     elif len(runs[0]["loss_block"]) > 1:
-        _name_blocks(figure, [panels[key] for key in columns[0]], runs[0], *styles[0])
+        _name_blocks(figure, [panels[key] for key in columns[0]], runs[0], styles[0])
     save(figure, path, {"x": x, "runs": runs})
 
 
@@ -69,8 +71,13 @@ def _is_known(runs: Sequence[Curves], key: str) -> bool:
     return any(value is not None for value in chain(*lists))
 
 
-def _style(i: int, count: int) -> tuple[Colormap, str]:
-    """Colour scale and dashes of the i-th run of ``count``."""
+def _title(runs: Sequence[Curves], key: str) -> str:
+    averaged = key == "val_top1" and _is_known(runs, "ema_val_top1")
+    return f"{_TITLES[key]} (dotted: of the weight EMA)" if averaged else _TITLES[key]
+
+
+def _style(i: int, count: int) -> Style:
+    """Of the i-th run of ``count``."""
     if count == 1:
         return colormaps["plasma_r"], "-"
     scale = LinearSegmentedColormap.from_list("", ["white", COLOURS[i % len(COLOURS)]])
@@ -81,16 +88,16 @@ def _shades(scale: Colormap, blocks: int) -> list[Any]:
     return [scale(_PALEST + (1 - _PALEST) * (j + 1) / blocks) for j in range(blocks)]
 
 
-def _draw(axes: Axes, run: Curves, key: str, x: str, scale: Colormap, dashes: str) -> None:
+def _draw(axes: Axes, run: Curves, key: str, x: str, style: Style) -> None:
+    scale, dashes = style
     if key in OF_BLOCKS:
         for values, shade in zip(run[key], _shades(scale, len(run[key])), strict=True):
             _line(axes, run[x], values, color=shade, linestyle=dashes, linewidth=1)
         return
-    style = {"color": scale(1.0), "marker": "o", "markersize": 3}
-    _line(axes, run[x], run[key], linestyle=dashes, **style)
-    if key == "val_top1" and _is_known([run], "ema_val_top1"):
-        _line(axes, run[x], run["ema_val_top1"], linestyle=":", **style)
-        axes.annotate("dotted: the weight EMA", (0.98, 0.03), xycoords="axes fraction", ha="right")
+    dots = {"color": scale(1.0), "marker": "o", "markersize": 3}
+    _line(axes, run[x], run[key], linestyle=dashes, **dots)
+    if key == "val_top1":
+        _line(axes, run[x], run["ema_val_top1"], linestyle=":", **dots)
 
 
 def _line(axes: Axes, across: Sequence[Any], values: Sequence[Any], **style: Any) -> None:
@@ -109,9 +116,7 @@ def _many_magnitudes(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _name_runs(
-    figure: Figure, runs: Sequence[Curves], styles: Sequence[tuple[Colormap, str]]
-) -> None:
+def _name_runs(figure: Figure, runs: Sequence[Curves], styles: Sequence[Style]) -> None:
     handles = [Line2D([], [], color=scale(1.0), linestyle=dashes) for scale, dashes in styles]
     labels = [run["label"].replace("$", r"\$") for run in runs]  # no formulas
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
@@ -119,12 +124,10 @@ def _name_runs(
         figure.suptitle("Left: from the first block, pale, to the last, in the run's full colour")
 
 
-def _name_blocks(
-    figure: Figure, panels: Sequence[Axes], run: Curves, scale: Colormap, _: str
-) -> None:
-    blocks = len(run["loss_block"])
-    norm = BoundaryNorm([j + 0.5 for j in range(blocks + 1)], blocks)
-    mappable = ScalarMappable(norm, ListedColormap(_shades(scale, blocks)))
+def _name_blocks(figure: Figure, panels: Sequence[Axes], run: Curves, style: Style) -> None:
+    shades = _shades(style[0], len(run["loss_block"]))
+    norm = BoundaryNorm([j + 0.5 for j in range(len(shades) + 1)], len(shades))
+    mappable = ScalarMappable(norm, ListedColormap(shades))
     ticks = MaxNLocator(integer=True, nbins=8)
     bar = figure.colorbar(
         mappable, ax=list(panels), label="block", location="left", ticks=ticks, aspect=40

@@ -6,7 +6,7 @@ from itertools import accumulate, count
 from pathlib import Path
 from typing import Any
 
-from ..console import UserError, table
+from ..console import UserError, table, user_errors
 from ..runs.folder import ARGS, LOG, load_log
 
 Curves = dict[str, Any]  # of a run, as read_curves gives them
@@ -51,10 +51,9 @@ def _read(run: Path) -> Curves:
         raise UserError(f"{run} has finished no epoch yet; there is nothing to draw.")
 
     def values(key: str) -> list[float | None]:
-        found = [line.get(key) for line in lines]
-        if not all(value is None or isinstance(value, int | float) for value in found):
-            raise UserError(f"{run / LOG} is damaged: {key} is no number in some line.")
-        return found
+        about = f"{run / LOG} is damaged: {key}"
+        with user_errors(TypeError, ValueError, OverflowError, about=about):
+            return [None if line.get(key) is None else float(line[key]) for line in lines]
 
     def of_blocks(key: str) -> list[list[float | None]]:
         blocks = next(j for j in count() if not any(f"{key}{j + 1}" in line for line in lines))
@@ -90,14 +89,14 @@ def _row(run: Curves) -> list[str]:
     first_loss, last_loss = (run["loss_block"][j][-1] for j in (0, -1))
     return [
         run["label"],
-        str(run["epoch"][-1]),
+        _number(run["epoch"][-1], ".0f"),
         _number(run["seconds"][-1], ".0f"),
         _number(run["images_per_second"][-1], ".0f"),
         _number(first_loss, ".3f"),
         _number(last_loss, ".3f"),
         _number(last, ".2f"),
         _number(best, ".2f"),
-        _number(epoch, "d"),
+        _number(epoch, ".0f"),
     ]
 
 

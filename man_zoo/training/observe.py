@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..meter import LiveBytes
+from ..meter import LiveBytes, tensors_of
 
 GRAD_NORM, SECONDS, PEAK = "grad_norm_block", "seconds_block", "peak_mib_block"
-METERED = 2  # the update of a process that is metered: the first has no optimizer state yet
+METERED = 2  # the update that is metered: a run's first has no optimizer state yet
 MIB = 2**20
+_OF_A_LOOK = ("norms", "seconds", "peaks")
 
 Moment = Any  # float, in seconds, or torch.cuda.Event
 
@@ -33,7 +34,7 @@ class Look:
     first: bool
     norms: dict[int, Tensor] = field(default_factory=dict)
     turns: list[tuple[int, Moment, Moment]] = field(default_factory=list)
-    peaks: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    peaks: dict[int, float] = field(default_factory=dict)
 
 
 class Observer:
@@ -43,14 +44,14 @@ class Observer:
 
     On CUDA, time is the device's and memory the allocator's peak. Elsewhere time is the host's and
     memory the live bytes of :class:`~man_zoo.meter.LiveBytes`: all that is resident and all that
-    the blocks have used. The meter slows an update down, so it runs in a process's second one
-    alone, which is not timed.
+    the blocks have used. The meter slows an update down, so it runs in the second one alone, which
+    is not timed.
 
     Args:
         device: Where the blocks are.
         resident: Model, optimizers and whatever else lives on from update to update, for the
             meter. Empty for no meter: it does not see into compiled blocks.
-        first: Index of the first block that is watched.
+        first: Index in the network of the first block that is watched.
     """
 
     def __init__(
@@ -58,12 +59,18 @@ class Observer:
     ) -> None:
         self.device, self.resident, self.first = device, resident, first
         self.on_cuda = device.type == "cuda"
-        self.updates = 0  # of this process
+        self.updates = 0  # of this process, and of the epoch that it goes on with
+        self.warm = False
         self.update: int | None = None
-        self.looks: list[Look] = []
         self.look: Look | None = None
         self.meter: LiveBytes | None = None
-        self.metered: dict[int, int] = {}
+        self.metered: dict[int, float] = {}
+        self.clear()
+
+    def clear(self) -> None:
+        """Be at the beginning of an epoch."""
+        self.looks: list[Look] = []
+        self.settled: list[dict[str, Any]] = []
 
     def begin(self, update: int, look: bool) -> None:
         """Called before every batch of an update.
@@ -75,13 +82,18 @@ class Observer:
         if update == self.update:
             return
         self.update, self.updates = update, self.updates + 1
-        self.look = Look(first=self.updates == 1) if look else None
+        self.look = Look(first=not self.warm) if look else None
+        self.warm = True
         if self.look is not None:
             self.looks.append(self.look)
         metered = self.updates == METERED and self.resident and not self.on_cuda
-        self.meter = LiveBytes().track(self.resident) if metered else None
+        self.meter = LiveBytes().track(self._here()) if metered else None
 
-    def watch(self, functions: Sequence[Callable[..., Any]]) -> list[Callable[..., Any]]:
+    def _here(self) -> list[Tensor]:
+        """What is resident, but for blocks that other processes have."""
+        return [tensor for tensor in tensors_of(self.resident) if not tensor.is_meta]
+
+    def watch(self, functions: Sequence[Callable[..., Any]]) -> list[Any]:
         """The functions, one a block from the first on, each run of which is in its turn."""
         return [partial(self._run, j, function) for j, function in enumerate(functions)]
 
@@ -91,12 +103,13 @@ class Observer:
 
     @contextmanager
     def turn(self, j: int) -> Iterator[None]:
-        """Within, block j (from 0) has its turn, or a part of it: forward, backward or update."""
+        """Within, block j (from 0, of these) has a turn: its forward, backward or update."""
+        j += self.first
         if self.meter is not None:
             with self.meter:
                 self.meter.reset_peak()
                 yield
-            self.metered[j] = max(self.metered.get(j, 0), self.meter.peak)
+            self.metered[j] = max(self.metered.get(j, 0), self.meter.peak / MIB)
         elif self.look is None:
             yield
         else:
@@ -106,16 +119,16 @@ class Observer:
             yield
             self.look.turns.append((j, begun, self._now()))
             if self.on_cuda:
-                peak = torch.cuda.max_memory_allocated(self.device)
-                self.look.peaks[j] = max(self.look.peaks[j], peak)
+                peak = torch.cuda.max_memory_allocated(self.device) / MIB
+                self.look.peaks[j] = max(self.look.peaks.get(j, 0), peak)
 
     def grad_norm(self, j: int, norm: Tensor) -> None:
         """Take the norm of block j's whole gradient, unscaled and not yet clipped."""
         if self.look is not None:
-            self.look.norms[j] = norm
+            self.look.norms[self.first + j] = norm
 
     def record(self) -> dict[str, float]:
-        """What was seen since the last call. Waits for the device.
+        """What was seen of the epoch. Waits for the device.
 
         Returns:
             For the blocks seen, counted from 1: ``grad_norm_block1``, the mean over the updates
@@ -124,26 +137,49 @@ class Observer:
             largest. A process's first update has a say in time and memory only where there is no
             other.
         """
+        self._settle()
+        looks = self.settled
+        steady = [look for look in looks if look["seconds"] and not look["first"]] or looks
+        return {
+            **_of_blocks(GRAD_NORM, fmean, [look["norms"] for look in looks]),
+            **_of_blocks(SECONDS, fmean, [look["seconds"] for look in steady]),
+            **_of_blocks(PEAK, max, [self.metered, *(look["peaks"] for look in steady)]),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """What :meth:`record` would tell of now, as pickle can hold it. Waits for the device."""
+        self._settle()
+        return {"updates": self.updates, "settled": self.settled, "metered": self.metered}
+
+    def load_state_dict(self, state: dict[str, Any], blocks: int) -> None:
+        """Go on from a state, or from several in one.
+
+        Args:
+            state: Maybe of other blocks too, which are left out.
+            blocks: Index in the network of the first block that comes after those watched.
+        """
+        own = range(self.first, blocks)
+        self.updates, self.metered = state["updates"], _only(own, state["metered"])
+        self.settled = [
+            {"first": look["first"], **{key: _only(own, look[key]) for key in _OF_A_LOOK}}
+            for look in state["settled"]
+        ]
+
+    def _settle(self) -> None:
+        """Turn looks into numbers."""
         if self.on_cuda:
             torch.cuda.synchronize(self.device)
-        looks, self.looks = self.looks, []
-        steady = [look for look in looks if look.turns and not look.first] or looks
-        norms, seconds, peaks = defaultdict(list), defaultdict(list), dict(self.metered)
-        for look in looks:
-            for j, norm in look.norms.items():
-                if isfinite(value := norm.item()):
-                    norms[j].append(value)
-        for look in steady:
-            for j, took in _sums(look.turns).items():
-                seconds[j].append(took)
-            for j, peak in look.peaks.items():
-                peaks[j] = max(peaks.get(j, 0), peak)
-        first = self.first + 1
-        return {
-            **{f"{GRAD_NORM}{first + j}": fmean(of_block) for j, of_block in sorted(norms.items())},
-            **{f"{SECONDS}{first + j}": fmean(of_block) for j, of_block in sorted(seconds.items())},
-            **{f"{PEAK}{first + j}": peak / MIB for j, peak in sorted(peaks.items())},
-        }
+        for look in self.looks:
+            norms = {j: norm.item() for j, norm in look.norms.items()}
+            self.settled.append(
+                {
+                    "first": look.first,
+                    "norms": {j: norm for j, norm in norms.items() if isfinite(norm)},
+                    "seconds": _sums(look.turns),
+                    "peaks": look.peaks,
+                }
+            )
+        self.looks = []
 
     def _now(self) -> Moment:
         if not self.on_cuda:
@@ -155,10 +191,45 @@ class Observer:
 
 def _sums(turns: Iterable[tuple[int, Moment, Moment]]) -> dict[int, float]:
     """Seconds of every block's turns together."""
-    seconds: dict[int, float] = defaultdict(float)
+    seconds: dict[int, float] = {}
     for j, begun, ended in turns:
-        seconds[j] += ended - begun if isinstance(begun, float) else begun.elapsed_time(ended) / 1e3
+        took = ended - begun if isinstance(begun, float) else begun.elapsed_time(ended) / 1e3
+        seconds[j] = seconds.get(j, 0) + took
     return seconds
+
+
+def _of_blocks(
+    name: str, reduce: Callable[[list[float]], float], looks: Iterable[Mapping[int, float]]
+) -> dict[str, float]:
+    known = defaultdict(list)
+    for look in looks:
+        for j, value in look.items():
+            known[j].append(value)
+    return {f"{name}{j + 1}": reduce(values) for j, values in sorted(known.items())}
+
+
+def _only(blocks: range, known: Mapping[int, float]) -> dict[int, float]:
+    return {j: value for j, value in known.items() if j in blocks}
+
+
+def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One state of those of processes that have each their own blocks."""
+    of_updates = zip(*(state["settled"] for state in states), strict=True)
+    return {
+        "updates": states[0]["updates"],
+        "metered": _union(state["metered"] for state in states),
+        "settled": [
+            {
+                "first": looks[0]["first"],
+                **{key: _union(look[key] for look in looks) for key in _OF_A_LOOK},
+            }
+            for looks in of_updates
+        ],
+    }
+
+
+def _union(parts: Iterable[Mapping[int, float]]) -> dict[int, float]:
+    return {j: value for part in parts for j, value in part.items()}
 
 
 def merge(records: Iterable[Mapping[str, float]]) -> dict[str, float]:

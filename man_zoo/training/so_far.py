@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..parallel.places import Places
 from .losses import LossWatch
+from .observe import Observer, merge_states
 
 
 class EpochSoFar:
@@ -15,6 +16,7 @@ class EpochSoFar:
 
     Args:
         watch: The local losses.
+        observer: What else is known of the blocks.
         modules: Whose buffers, BatchNorm's statistics above all, are of one share of the data until
             the epoch's end.
         places: For what other processes of this share know.
@@ -22,14 +24,21 @@ class EpochSoFar:
     """
 
     def __init__(
-        self, watch: LossWatch, modules: Sequence[nn.Module], places: Places, blocks: int
+        self,
+        watch: LossWatch,
+        observer: Observer,
+        modules: Sequence[nn.Module],
+        places: Places,
+        blocks: int,
     ) -> None:
-        self.watch, self.modules, self.places, self.blocks = watch, modules, places, blocks
+        self.watch, self.observer, self.modules = watch, observer, modules
+        self.places, self.blocks = places, blocks
         self.begin()
 
     def begin(self) -> None:
         """Be at the beginning of an epoch."""
         self.watch.clear()
+        self.observer.clear()
         self.images = 0  # of this process
         self.seconds = 0.0
         self.lr = 0.0  # of the last update
@@ -42,12 +51,16 @@ class EpochSoFar:
             {name: buffer for own in of_processes for name, buffer in own.items()}
             for of_processes in zip(*(part["buffers"] for part in parts), strict=True)
         ]
-        bad_images = parts[0]["bad_images"]  # the first reads them, the last knows all losses
-        return parts[-1] | {"bad_images": bad_images, "buffers": buffers}
+        return parts[-1] | {  # the last knows all losses
+            "observer": merge_states([part["observer"] for part in parts]),
+            "bad_images": parts[0]["bad_images"],  # the first reads them
+            "buffers": buffers,
+        }
 
     def _own_state(self) -> dict[str, Any]:
         return {
             "watch": self.watch.state_dict(),
+            "observer": self.observer.state_dict(),
             "images": self.images,
             "seconds": self.seconds,
             "lr": self.lr,
@@ -58,6 +71,7 @@ class EpochSoFar:
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.watch.load_state_dict(state["watch"], self.blocks)
+        self.observer.load_state_dict(state["observer"], self.blocks)
         self.images, self.seconds, self.lr = state["images"], state["seconds"], state["lr"]
         self.bad_images = set(state["bad_images"])
         for module, buffers in zip(self.modules, state["buffers"], strict=True):

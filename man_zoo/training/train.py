@@ -84,7 +84,7 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
         average = trainer.ema.module if trainer.ema else None
         watch = LossWatch(places, model, accelerator.device)
         modules = [model] if average is None else [model, average]
-        so_far = EpochSoFar(watch, modules, places, parallel.own.stop)
+        so_far = EpochSoFar(watch, trainer.observer, modules, places, parallel.own.stop)
         checkpoints = Checkpoints(
             accelerator,
             places,

@@ -149,11 +149,11 @@ class Trainer:
 
     def _clip(self, j: int) -> None:
         """Clip block j's gradient, if wanted, and let the observer know its norm."""
-        learnt = [p for p in self.blocks[j].parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in learnt])
+        parameters = list(self.blocks[j].parameters())
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         self.observer.grad_norm(j, norm)
         if self.clip_grad is not None:
-            nn.utils.clip_grads_with_norm_(learnt, self.clip_grad, norm)
+            nn.utils.clip_grads_with_norm_(parameters, self.clip_grad, norm)
 
     def _backwards(self) -> Sequence[Backward]:
         if not self.scalers:
@@ -227,7 +227,8 @@ def create_trainer(
         compile_blocks(parallel.blocks)
     optimizers = create_optimizers(args, model, parallel.blocks)
     schedulers = create_schedulers(args, optimizers, updates_per_epoch)
-    resident = [] if args.compile else [model, *optimizers]
+    ema = ModelEmaV3(model.backbone, decay=args.model_ema_decay) if args.model_ema else None
+    resident = [] if args.compile else [model, ema, *optimizers]
     return Trainer(
         accelerator,
         places,
