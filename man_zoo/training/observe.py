@@ -141,6 +141,13 @@ class Observer:
             **{f"{PEAK}{j + 1}": peak / MIB for j, peak in sorted(peaks.items())},
         }
 
+    def state_dict(self) -> dict[str, Any]:
+        """Norms, which are the run's; time and memory are those of a process."""
+        return {"norms": [look.norms for look in self.looks]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.looks = [Look(first=True, norms=norms) for norms in state["norms"]]
+
     def _now(self) -> Moment:
         if not self.on_cuda:
             return time.perf_counter()

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from .losses import LossWatch
+from .observe import Observer
 
 
 class EpochSoFar:
@@ -14,12 +15,13 @@ class EpochSoFar:
 
     Args:
         watch: The local losses.
+        observer: What was seen of the blocks.
         modules: Whose buffers, BatchNorm's statistics above all, are this process's own until the
             epoch's end.
     """
 
-    def __init__(self, watch: LossWatch, modules: Sequence[nn.Module]) -> None:
-        self.watch, self.modules = watch, modules
+    def __init__(self, watch: LossWatch, observer: Observer, modules: Sequence[nn.Module]) -> None:
+        self.watch, self.observer, self.modules = watch, observer, modules
         self.begin()
 
     def begin(self) -> None:
@@ -27,15 +29,16 @@ class EpochSoFar:
         self.watch.clear()
         self.images = 0  # of this process
         self.seconds = 0.0
-        self.lr = 0.0  # of the last update
+        self.record: dict[str, Any] = {}  # of all batches, once they are done
         self.bad_images: set[str] = set()  # what was said of those that were left out
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "watch": self.watch.state_dict(),
+            "observer": self.observer.state_dict(),
             "images": self.images,
             "seconds": self.seconds,
-            "lr": self.lr,
+            "record": self.record,
             "bad_images": sorted(self.bad_images),
             "buffers": [dict(module.named_buffers()) for module in self.modules],
         }
@@ -43,7 +46,10 @@ class EpochSoFar:
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.watch.load_state_dict(state["watch"])
-        self.images, self.seconds, self.lr = state["images"], state["seconds"], state["lr"]
+        self.observer.load_state_dict(state["observer"])
+        self.images, self.seconds, self.record = (
+            state[key] for key in ("images", "seconds", "record")
+        )
         self.bad_images = set(state["bad_images"])
         for module, buffers in zip(self.modules, state["buffers"], strict=True):
             for name, buffer in module.named_buffers():

@@ -74,7 +74,8 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
         trainer = create_trainer(args, accelerator, task, model, len(loader))
         average = trainer.ema.module if trainer.ema else None
         watch = LossWatch(accelerator, model)
-        so_far = EpochSoFar(watch, [model] if average is None else [model, average])
+        own = [model] if average is None else [model, average]
+        so_far = EpochSoFar(watch, trainer.observer, own)
         checkpoints = Checkpoints(
             accelerator,
             model,
@@ -170,19 +171,20 @@ def train_epoch(
         NonFiniteLoss: With the block's name and the update.
         Stopped: After SIGTERM, before the last update.
     """
-    accelerator = trainer.accelerator
+    accelerator, lr = trainer.accelerator, trainer.lr
     trainer.start_epoch(progress.epoch, progress.batches)
     first = progress.epoch * trainer.updates_per_epoch + 1
     last = first + trainer.updates_per_epoch - 1
     batches = trainer.updates_per_epoch * accelerator.gradient_accumulation_steps
-    left = batches - progress.batches
+    if progress.batches == batches:  # the run was stopped in its validation
+        return {**so_far.record}
     started = time.perf_counter() - so_far.seconds
 
     def images_per_second() -> float:
         return so_far.images * accelerator.num_processes / so_far.seconds
 
-    for images, target in islice(loader, left):
-        update, so_far.lr = trainer.updates + 1, trainer.lr
+    for images, target in islice(loader, batches - progress.batches):
+        update, lr = trainer.updates + 1, trainer.lr
         looked_at = update in (first, last) or update % log_interval == 0
         trainer.observer.begin(update, looked_at)
         so_far.watch.add(update, trainer.train_batch(images, target))
@@ -197,17 +199,17 @@ def train_epoch(
             if progress.batches < batches:
                 termination.look(lag=termination.lag)
     losses = so_far.watch.mean()
-    if left:  # none, if the run was stopped in its validation
-        trainer.finish_epoch()
-        check_weights(trainer.model, trainer.updates)
-        progress.batches = batches  # of a stream, there may have been fewer
-    return {
-        "lr": so_far.lr,
+    trainer.finish_epoch()
+    check_weights(trainer.model, trainer.updates)
+    progress.batches = batches  # of a stream, there may have been fewer
+    so_far.record = {
+        "lr": lr,
         "losses": losses,
         "images_per_second": images_per_second(),
         "seconds": so_far.seconds,
         **merge(gather_object([trainer.observer.record()])),
     }
+    return {**so_far.record}
 
 
 def numbers(record: dict[str, Any]) -> dict[str, float]:
