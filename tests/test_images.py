@@ -49,8 +49,9 @@ def read_everything(*words):
 
 def complaint(read, *words):
     """The sentence in which reading ends."""
-    with pytest.raises(ValueError, match=r"^.+$") as caught:  # one line
+    with pytest.raises(ValueError, match=r".") as caught:
         read(*words)
+    assert str(caught.value).count("\n") == 0
     return str(caught.value)
 
 
@@ -292,14 +293,14 @@ def streamed_flags(folder):
 @pytest.mark.parametrize("place", ["train/class2/23.png", "test/class0/9.png"])
 def test_training_ends_with_the_name_of_the_file(tmp_path, place):
     truncated(recipe.write_images(tmp_path) / place)
-    with pytest.raises(UserError, match=rf"^.*{place} cannot be used: .*truncated.*$"):
+    with pytest.raises(UserError, match=rf"^.*{place} cannot be used: .*truncated"):
         recipe.train_here(*streamed_flags(tmp_path))
 
 
 def test_evaluation_ends_with_the_name_of_the_file(tmp_path):
     truncated(recipe.write_images(tmp_path) / "test" / "class0" / "9.png")
     words = ["resnet20_man_dgl_k4.digits", *flags(tmp_path, "off"), "--val-split", "test"]
-    with pytest.raises(UserError, match=r"^.*9.png cannot be used: .*truncated.*$"):
+    with pytest.raises(UserError, match=r"^.*9.png cannot be used: .*truncated"):
         evaluate_weights(parse_args(list(map(str, words))))
 
 

@@ -36,14 +36,17 @@ class Skipping(Dataset):
         """
         read = [self._read(key) for key in keys]
         bad = [str(error) for error in read if isinstance(error, UnreadableImage)]
-        if not self.fill:
-            return [sample for sample in read if not isinstance(sample, UnreadableImage)], bad
-        if len(bad) == len(read):
+        good = [sample for sample in read if not isinstance(sample, UnreadableImage)]
+        if not (self.fill and bad):
+            return good, bad
+        if not good:
             raise UnreadableImage(bad[0])
-        while bad_at := [i for i, sample in enumerate(read) if isinstance(sample, UnreadableImage)]:
-            last = bad_at[-1]
-            read[last] = read[(last + 1) % len(read)]
-        return read, bad
+        following, samples = good[0], []  # the last place goes to the batch's first
+        for sample in reversed(read):
+            if not isinstance(sample, UnreadableImage):
+                following = sample
+            samples.append(following)
+        return samples[::-1], bad
 
     def _read(self, key: Any) -> Sample | UnreadableImage:
         try:
@@ -52,7 +55,7 @@ class Skipping(Dataset):
             return error
 
 
-def collate(batch: tuple[list[Sample], list[str]]) -> tuple[list[Tensor] | None, list[str]]:
-    """(images, targets) as a ``DataLoader`` makes them, ``None`` of none; and the sentences."""
+def collate(batch: Any) -> tuple[list[Tensor] | None, list[str]]:
+    """(images, targets) of a batch of :class:`Skipping`, ``None`` of none; and its sentences."""
     samples, bad = batch
     return default_collate(samples) if samples else None, bad

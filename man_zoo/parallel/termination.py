@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import distributed
@@ -58,9 +58,10 @@ class Termination:
         self._votes: deque[tuple[distributed.Work, torch.Tensor]] = deque()
 
     def __enter__(self) -> "Termination":
-        self._group = None
+        self._group: distributed.ProcessGroup | None = None
         if distributed.is_initialized() and distributed.get_world_size() > 1:
-            self._group = distributed.new_group(backend="gloo")  # no other collective waits for it
+            # Of its own, so that no other collective waits for it; this process is a member.
+            self._group = cast(distributed.ProcessGroup, distributed.new_group(backend="gloo"))
         self._told, self._tell = os.pipe()
         os.set_blocking(self._tell, False)
         self._before = (
@@ -108,6 +109,7 @@ class Termination:
             vote = torch.tensor([int(self.asked)], dtype=torch.int32)
             maximum = distributed.ReduceOp.MAX
             work = distributed.all_reduce(vote, maximum, group=self._group, async_op=True)
+            assert work is not None  # it is for those that are no members
             self._votes.append((work, vote))
             stops = self._count(lag)
         if stops:

@@ -41,7 +41,7 @@ class EpochSoFar:
         self.observer.clear()
         self.images = 0  # of this process
         self.seconds = 0.0
-        self.lr = 0.0  # of the last update
+        self.record: dict[str, Any] = {}  # of all batches, once they are done
         self.bad_images: set[str] = set()  # what was said of those that were left out
 
     def state_dict(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class EpochSoFar:
             "observer": self.observer.state_dict(),
             "images": self.images,
             "seconds": self.seconds,
-            "lr": self.lr,
+            "record": self.record,
             "bad_images": sorted(self.bad_images),
             "buffers": [_buffers(module) for module in self.modules],
         }
@@ -72,7 +72,9 @@ class EpochSoFar:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.watch.load_state_dict(state["watch"], self.blocks)
         self.observer.load_state_dict(state["observer"], self.blocks)
-        self.images, self.seconds, self.lr = state["images"], state["seconds"], state["lr"]
+        self.images, self.seconds, self.record = (
+            state[key] for key in ("images", "seconds", "record")
+        )
         self.bad_images = set(state["bad_images"])
         for module, buffers in zip(self.modules, state["buffers"], strict=True):
             for name, buffer in _buffers(module).items():

@@ -194,11 +194,13 @@ def train_epoch(
         Stopped: After SIGTERM, before the last update.
     """
     accelerator, places, parallel = trainer.accelerator, trainer.places, trainer.parallel
+    lr = trainer.lr
     trainer.start_epoch(progress.epoch, progress.batches)
     first = progress.epoch * trainer.updates_per_epoch + 1
     last = first + trainer.updates_per_epoch - 1
     batches = trainer.updates_per_epoch * accelerator.gradient_accumulation_steps
-    left = batches - progress.batches
+    if progress.batches == batches:  # the run was stopped in its validation
+        return {**so_far.record}
     begun = time.perf_counter()
     started = begun - so_far.seconds
 
@@ -206,8 +208,8 @@ def train_epoch(
         return so_far.images * places.data_count / so_far.seconds
 
     parallel.waited = 0.0
-    for images, target in parallel.batches(loader, left):
-        update, so_far.lr = trainer.updates + 1, trainer.lr
+    for images, target in parallel.batches(loader, batches - progress.batches):
+        update, lr = trainer.updates + 1, trainer.lr
         looked_at = update in (first, last) or update % log_interval == 0
         trainer.observer.begin(update, looked_at)
         so_far.watch.add(update, trainer.train_batch(images, target))
@@ -222,12 +224,11 @@ def train_epoch(
             if progress.batches < batches:
                 termination.look(lag=termination.lag)
     losses = so_far.watch.mean()
-    if left:  # none, if the run was stopped in its validation
-        trainer.finish_epoch()
-        check_weights(trainer.model, trainer.updates)
-        progress.batches = batches  # of a stream, there may have been fewer
+    trainer.finish_epoch()
+    check_weights(trainer.model, trainer.updates)
+    progress.batches = batches  # of a stream, there may have been fewer
     record = {
-        "lr": so_far.lr,
+        "lr": lr,
         "losses": losses,
         "images_per_second": images_per_second(),
         "seconds": so_far.seconds,
@@ -236,7 +237,8 @@ def train_epoch(
     if places.blocks is not None:
         busy = 1 - parallel.waited / (time.perf_counter() - begun)
         seen[f"busy_process{places.block_index + 1}"] = busy
-    return places.from_last(record) | merge(gather_object([seen]))
+    so_far.record = places.from_last(record) | merge(gather_object([seen]))
+    return {**so_far.record}
 
 
 def numbers(record: dict[str, Any]) -> dict[str, float]:
