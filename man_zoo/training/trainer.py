@@ -217,17 +217,16 @@ def create_trainer(
     mixup = create_mixup(args, task, model)
     places = places or create_places(args.block_parallel, accelerator.device)
     ranges = choose_ranges(args, model)
+    if args.channels_last:
+        model.to(memory_format=torch.channels_last)
     ema = create_average(args, model, accelerator.device)
     parallel = BlockParallel(model, ranges, places.blocks, accelerator.device, args.queue)
     if ema is not None:
         parallel.keep_own(ema.module)
-    if args.channels_last:
-        model.to(memory_format=torch.channels_last)
     if args.compile:
         compile_blocks(parallel.blocks)
     optimizers = create_optimizers(args, model, parallel.blocks)
     schedulers = create_schedulers(args, optimizers, updates_per_epoch)
-    ema = ModelEmaV3(model.backbone, decay=args.model_ema_decay) if args.model_ema else None
     resident = [] if args.compile else [model, ema, *optimizers]
     return Trainer(
         accelerator,
