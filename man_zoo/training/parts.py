@@ -20,7 +20,7 @@ def save_part(module: nn.Module, path: Path, part: int) -> None:
 
 def join_parts(path: Path) -> None:
     """Put the parts of a module together, when all have been written; the parts go."""
-    parts = [path.parent / name for name in sorted(path.parent.glob(_part(path, "*").name))]
+    parts = sorted(path.parent.glob(_part(path, "*").name))
     if len(parts) == 1:
         parts[0].rename(path)
         return
