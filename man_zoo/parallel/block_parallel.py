@@ -220,6 +220,14 @@ class BlockParallel:
             self._mirror()
         self._wait()
 
+    def refresh(self) -> None:
+        """Mirror the next process's parameters anew; in every process, after loading weights."""
+        if self.watched:
+            self.to_previous.put([_vector(self.watched)], headers=False)
+        if self.across is not None:
+            self._unmirrored = 1
+        self.finish()
+
     # Validation -----------------------------------------------------------------------------------
 
     def forward(self, backbone: nn.Module, features: Tensor) -> list[Tensor]:

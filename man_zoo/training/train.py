@@ -99,6 +99,7 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
         set_seed(args.seed + places.data_index)  # ... and from here random numbers of its own
         if args.resume:
             resume_run(args, checkpoints, progress)
+            parallel.refresh()
     if accelerator.is_main_process:
         start_run(args, run, data, accelerator.device)
         checkpoints.tidy()
