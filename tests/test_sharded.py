@@ -1,0 +1,64 @@
+"""Blocks sharded over processes train as in one, and go on with any number of them."""
+
+import pytest
+import torch
+from recipe import ROOT, python
+from sharded_data_parallel import CASES, SAVED
+
+HELPER = str(ROOT / "tests" / "sharded_data_parallel.py")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> dict[int, dict]:
+    """Every case, by two processes; gone on with by one and by three; and by one alone."""
+    folder = tmp_path_factory.mktemp("results")
+    for processes in (2, 1, 3):
+        launch = ("torch.distributed.run", "--standalone", "--nproc_per_node", str(processes))
+        python(*(("-m", *launch) if processes > 1 else ()), HELPER, str(folder))
+    return {n: torch.load(folder / f"{n}.pt", weights_only=False) for n in (1, 2, 3)}
+
+
+def assert_close(a: torch.Tensor, b: torch.Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_that_share_equal_one(case, results):
+    one, two = results[1][case], results[2][case]
+    assert_close(torch.cat([two["first"], two["rest"]]), one["losses"])
+    for name in ("weights", "average"):
+        assert_close(two[name], one["alone"][name])
+    assert two["validation"]["exits"] == one["alone"]["validation"]["exits"]
+    assert two["validation"]["count"] == 10
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+@pytest.mark.parametrize("case", CASES)
+def test_another_number_of_processes_goes_on(case, processes, results):
+    alone, resumed = results[1][case], results[processes][case]
+    assert_close(resumed["rest"], alone["losses"][SAVED:])
+    for name in ("weights", "average"):
+        assert_close(resumed[name], alone["alone"][name])
+    assert resumed["validation"]["exits"] == alone["alone"]["validation"]["exits"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_between_steps_a_process_holds_half(case, results):
+    assert 0.49 < results[2][case]["held"] / results[1][case]["held"] < 0.51
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_block_is_gathered_before_the_backward_of_the_one_before(case, results):
+    order = results[2][case]["order"]
+    assert order == ["gather", *["gather", "backward"] * 3, "backward"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_cannot_be_is_said(case, results):
+    late, spoilt = results[2][case]["said"]
+    assert late == (
+        "reset_classifier makes new layers, and this model's are sharded over processes already; "
+        "call it before shard_model."
+    )
+    assert "statistics of block 3 " in spoilt
