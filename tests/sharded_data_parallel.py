@@ -26,24 +26,28 @@ from man_zoo.training.setup import create_accelerator
 from man_zoo.training.trainer import Trainer, create_trainer
 
 STEPS, SAVED, GLOBAL_BATCH = 10, 4, 6
-CASES: dict[str, tuple[str, dict, int]] = {
-    "man_dgl": ("man_dgl", {}, 1),
-    "man_dgl, release, accumulated": ("man_dgl", {"form": "release"}, 2),
-    "manpp_dgl": ("manpp_dgl", {}, 1),
+VIT = {"backbone": "vit_tiny_patch16_224", "patch_size": 4}
+RESNET = {"backbone": "resnet20", "norm_layer": "groupnorm1", "head_norm": "group"}
+CASES: dict[str, tuple[dict[str, Any], str]] = {
+    "vit man_dgl": ({**VIT, "method": "man_dgl"}, ""),
+    "vit manpp_dgl": ({**VIT, "method": "manpp_dgl"}, ""),
+    "resnet man_dgl": (
+        {**RESNET, "method": "man_dgl", "form": "release"},
+        "--grad-accum-steps 2 --clip-grad 1 --model-ema",
+    ),
 }
-FLAGS = "--lr 0.02 --clip-grad 1 --cpu-threads 1 --sched constant --warmup-epochs 0 --model-ema"
+FLAGS = "--lr 0.02 --cpu-threads 1 --sched constant --warmup-epochs 0"
 
 
 def create(case: str, *more: str) -> Trainer:
     """A trainer of a case's model, different in every process: they must agree without it."""
     GradientState._reset_state()
     AcceleratorState._reset_state()
-    method, form, accumulate = CASES[case]
-    args = parse_args([*FLAGS.split(), "--grad-accum-steps", str(accumulate), *more])
+    keywords, flags = CASES[case]
+    args = parse_args([*FLAGS.split(), *flags.split(), *more])
     accelerator = create_accelerator(args, Path("unused"))
     torch.manual_seed(accelerator.process_index)
-    keywords = {"num_classes": CLASSES, "img_size": SIZE, "patch_size": 4, **form}
-    model = man_zoo.localize("vit_tiny_patch16_224", method, 4, **keywords)
+    model = man_zoo.localize(**keywords, k=4, num_classes=CLASSES, img_size=SIZE)
     task = Classification(CLASSES)
     trainer = create_trainer(args, accelerator, task, model.double(), batches=STEPS)
     trainer.start_epoch(0)
@@ -52,7 +56,7 @@ def create(case: str, *more: str) -> Trainer:
 
 def checkpoints_of(trainer: Trainer, folder: Path) -> Checkpoints:
     folder.mkdir(exist_ok=True)
-    average = trainer.ema.module
+    average = trainer.ema.module if trainer.ema else None
     progress = Progress()
     states = (trainer.accelerator, trainer.model, average, trainer.states, progress, folder, 2)
     return Checkpoints(*states, sharded=True)
@@ -75,14 +79,12 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def end(trainer: Trainer) -> dict[str, Any]:
-    """What has become of a model: weights, average, validation on uneven shares of batches."""
-    modules = {"weights": trainer.model, "average": trainer.ema.module}
-    ends = {
-        name: torch.cat([whole(p.detach()).flatten() for p in module.parameters()])
-        for name, module in modules.items()
-    }
+    """What has come of it: weights and their average, validation on uneven shares of batches."""
+    averages = trainer.ema.module.parameters() if trainer.ema else []
+    ends = [whole(p.detach()).flatten() for p in [*trainer.model.parameters(), *averages]]
     with trainer.gathered():
-        return ends | {"validation": validate(trainer.accelerator, trainer.model)}
+        validation = validate(trainer.accelerator, trainer.model)
+    return {"weights": torch.cat(ends), "validation": validation}
 
 
 def bytes_held() -> int:
