@@ -1,11 +1,19 @@
 """Blocks sharded over processes train as in one, and go on with any number of them."""
 
+import filecmp
+from pathlib import Path
+
 import pytest
+import timm
 import torch
-from recipe import ROOT, python
+from recipe import ROOT, flags, python, train_here, write_images
+from safetensors.torch import load_file
 from sharded_data_parallel import CASES, SAVED
 
+from man_zoo.commands.__main__ import main as run_command
+
 HELPER = str(ROOT / "tests" / "sharded_data_parallel.py")
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 pytestmark = pytest.mark.slow
 
 
@@ -60,3 +68,23 @@ def test_what_cannot_be_is_said(case, results):
         "call it before shard_model."
     )
     assert "statistics of block 3 " in spoilt
+
+
+def test_a_sharded_run_is_exported_and_gone_on_with(tmp_path):
+    """By the command, with BatchNorm, an average of weights and MAN++'s scale."""
+    data, run = write_images(tmp_path / "data"), tmp_path / "run"
+    model = ("--model", "resnet20_manpp_dgl_k4", "--model-ema", "--fsdp")
+    python(*TWO, str(ROOT / "recipes" / "train.py"), *flags(data, tmp_path, *model))
+    checkpoint: Path = run / "checkpoints" / "epoch-0001"
+    assert len(list(checkpoint.glob("shard-*.safetensors"))) == 2
+    assert not list(checkpoint.glob("model*"))
+    for name, flag in (("export", ()), ("export-ema", ("--ema",))):
+        copy = tmp_path / name
+        assert run_command(["export", str(run), "-o", str(copy), *flag]) == 0
+        assert filecmp.cmp(copy / "model.safetensors", run / name / "model.safetensors", False)
+    assert load_file(run / "export" / "model.safetensors").keys() == (
+        timm.create_model("resnet20").state_dict().keys()
+    )
+    summary = train_here("--resume", str(run), "--epochs", "2")
+    assert summary["epochs"] == 2
+    assert run_command(["evaluate", str(run), "--exits"]) == 0

@@ -12,6 +12,7 @@ from ..messages import unknown
 from .checksums import compare_checksums
 from .folder import BEST
 from .sharded import is_sharded, list_tensors, read_tensors
+from .untrusted import check_files
 
 WEIGHTS = "model.safetensors"  # of the LocalModel, auxiliaries among them
 AVERAGE = "average.safetensors"  # of the backbone, with --model-ema
@@ -103,14 +104,16 @@ def load_average(model: LocalModel, checkpoint: Path) -> None:
 
 
 def _has(checkpoint: Path, file: str) -> bool:
-    if is_sharded(checkpoint):
-        with user_errors(Exception, about=f"{checkpoint} does not hold this run's weights"):
-            return bool(list_tensors(checkpoint, f"{file}/"))
-    return (checkpoint / file).exists()
+    if not is_sharded(checkpoint):
+        return (checkpoint / file).exists()
+    check_files(checkpoint)
+    return bool(list_tensors(checkpoint, f"{file}/"))
 
 
 def _load(module: nn.Module, checkpoint: Path, file: str, prefix: str = "") -> None:
     sharded = is_sharded(checkpoint)
+    if sharded:
+        check_files(checkpoint)
     path = checkpoint if sharded else checkpoint / file
     with user_errors(Exception, about=f"{path} does not hold this run's weights"):
         if sharded:

@@ -4,6 +4,7 @@ Its own format keeps an index that is a pickle; this one, Hugging Face's, has it
 headers, so that nothing of a run that was passed on is run. Any number of processes reads it.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,35 +26,32 @@ def is_sharded(folder: Path) -> bool:
 
 def write_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Write tensors, of a DTensor each process its share; called by all processes."""
-    with _own_errors():
-        dcp.save(
-            dict(tensors),
-            storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
-            no_dist=_alone(),
-        )
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    with _plainly():
+        dcp.save(dict(tensors), storage_writer=writer, no_dist=_alone())
 
 
-def read_into(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Fill tensors in place, of a DTensor each process its share; called by all processes."""
-    with _own_errors():
-        dcp.load(
-            dict(tensors),
-            storage_reader=HuggingFaceStorageReader(str(folder)),
-            no_dist=_alone(),
-        )
+def read_into(tensors: Mapping[str, Tensor], folder: Path, *, alone: bool | None = None) -> None:
+    """Fill tensors in place, of a DTensor each process its share.
+
+    Args:
+        tensors: By name.
+        folder: The checkpoint.
+        alone: Whether one process reads for itself; by default only where there is no other.
+    """
+    reader = HuggingFaceStorageReader(str(folder))
+    with _plainly():
+        dcp.load(dict(tensors), storage_reader=reader, no_dist=_alone() if alone is None else alone)
 
 
 def read_tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
     """The whole tensors whose names begin with ``prefix``, without it; by one process alone."""
-    found = list_tensors(folder, prefix)
     tensors = {
-        prefix + name: torch.empty(saved.size, dtype=saved.properties.dtype)
-        for name, saved in found.items()
+        name: torch.empty(saved.size, dtype=saved.properties.dtype)
+        for name, saved in list_tensors(folder, prefix).items()
     }
-    with _own_errors():
-        reader = HuggingFaceStorageReader(str(folder))
-        dcp.load(tensors, storage_reader=reader, no_dist=True)
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    read_into({prefix + name: tensor for name, tensor in tensors.items()}, folder, alone=True)
+    return tensors
 
 
 def list_tensors(folder: Path, prefix: str) -> dict[str, TensorStorageMetadata]:
@@ -71,10 +69,12 @@ def _alone() -> bool:
 
 
 @contextmanager
-def _own_errors() -> Iterator[None]:
-    """Let what went wrong in one process be raised as it was there, and not with its traceback."""
-    try:
-        yield
-    except CheckpointException as error:
-        failure, _ = next(iter(error.failures.values()))
-        raise failure from error
+def _plainly() -> Iterator[None]:
+    """Raise what went wrong in one process as it was there, and say nothing of being alone."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        try:
+            yield
+        except CheckpointException as error:
+            failure, _ = next(iter(error.failures.values()))
+            raise failure from error
