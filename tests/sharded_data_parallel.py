@@ -21,8 +21,9 @@ import man_zoo
 from man_zoo.runs.config import parse_args
 from man_zoo.tasks import Classification
 from man_zoo.training.checkpoint import Checkpoints, Progress
-from man_zoo.training.losses import NonFiniteLoss, check_weights
+from man_zoo.training.losses import LossWatch, NonFiniteLoss, check_weights
 from man_zoo.training.setup import create_accelerator
+from man_zoo.training.so_far import EpochSoFar
 from man_zoo.training.trainer import Trainer, create_trainer
 
 STEPS, SAVED, GLOBAL_BATCH = 10, 4, 6
@@ -56,10 +57,12 @@ def create(case: str, *more: str) -> Trainer:
 
 def checkpoints_of(trainer: Trainer, folder: Path) -> Checkpoints:
     folder.mkdir(exist_ok=True)
+    accelerator, places, model = trainer.accelerator, trainer.places, trainer.model
     average = trainer.ema.module if trainer.ema else None
-    progress = Progress()
-    states = (trainer.accelerator, trainer.model, average, trainer.states, progress, folder, 2)
-    return Checkpoints(*states, sharded=True)
+    watch = LossWatch(places, model, accelerator.device)
+    so_far = EpochSoFar(watch, trainer.observer, [model], places, len(model.blocks))
+    parts = (accelerator, places, model, average, trainer.states, Progress(), so_far, folder, 2)
+    return Checkpoints(*parts, sharded=True)
 
 
 def train(trainer: Trainer, steps: range) -> Tensor:
@@ -130,7 +133,7 @@ def sentences(trainer: Trainer) -> list[str]:
         with torch.no_grad():
             next(trainer.model.blocks[2].parameters()).to_local().fill_(float("nan"))
     try:
-        check_weights(trainer.accelerator, trainer.model, 1)
+        check_weights(trainer.places, trainer.model, 1)
     except NonFiniteLoss as error:
         said.append(str(error))
     return said

@@ -67,7 +67,7 @@ def test_averages_are_loaded_that_were_saved_when_the_scale_had_no_dimension() -
     )
     model = man_zoo.localize("resnet20", "manpp_dgl", 2, num_classes=10)
     model.local_step(torch.randn(2, 3, 32, 32), torch.tensor([0, 1]))
-    optimizer = create_optimizers(args, model)[0]
+    optimizer = create_optimizers(args, model, model.blocks)[0]
     optimizer.step()
     saved = optimizer.state_dict()
     scale = next(i for i, values in saved["state"].items() if values["exp_avg"].shape == (1,))

@@ -64,8 +64,9 @@ def _shape_as_parameters(optimizer: torch.optim.Optimizer) -> None:
     """Averages that were saved when MAN++'s scale had no dimension."""
     for parameter, values in optimizer.state.items():
         for key, value in values.items():
-            if key != "step" and isinstance(value, torch.Tensor) and not value.dim():
-                values[key] = value.reshape(parameter.shape)
+            averages = isinstance(value, torch.Tensor) and key not in ("step", "mu_product")
+            if averages and value.dim() == 0 and parameter.shape == (1,):
+                values[key] = value.reshape(1)
 
 
 def _layer_groups(
