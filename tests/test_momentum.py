@@ -94,6 +94,16 @@ def test_man_plus_plus_weighs_the_branches_by_a_learnable_scale() -> None:
     torch.testing.assert_close(unit(h), 0.7 * unit.bias(h) + 1.3 * unit.ema(h))
 
 
+def test_weights_are_loaded_that_were_saved_when_the_scale_had_no_dimension() -> None:
+    model = resnet("manpp_dgl")
+    saved = {
+        name: torch.tensor(0.7) if name.endswith(".scale") else tensor
+        for name, tensor in model.state_dict().items()
+    }
+    model.load_state_dict(saved)
+    assert torch.equal(model.auxiliaries[0].momentum.scale, torch.tensor([0.7]))
+
+
 def test_man_plus_plus_on_a_vit_adds_one_learnable_block_and_a_linear_on_the_class_token() -> None:
     auxiliary = vit("manpp_dgl").auxiliaries[0]
     assert len(auxiliary.momentum.learnable) == 1

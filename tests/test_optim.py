@@ -3,6 +3,7 @@
 from argparse import Namespace
 
 import pytest
+import torch
 
 import man_zoo
 from man_zoo.training.optim import create_optimizers
@@ -57,3 +58,24 @@ def test_auxiliaries_learn_at_the_full_rate() -> None:
     assert scales.keys() == {id(p) for p in model.parameters() if p.requires_grad}
     assert {scales[id(p)] for p in model.auxiliaries.parameters()} == {1.0}
     assert scales[id(model.backbone.conv1.weight)] == min(scales.values()) < 0.1
+
+
+def test_averages_are_loaded_that_were_saved_when_the_scale_had_no_dimension() -> None:
+    args = Namespace(
+        **{"opt": "adamw", "lr": 0.1, "weight_decay": 0.0, "momentum": 0.9, "layer_decay": None},
+        **{"filter_bias_and_bn": False, "opt_kwargs": {}},
+    )
+    model = man_zoo.localize("resnet20", "manpp_dgl", 2, num_classes=10)
+    model.local_step(torch.randn(2, 3, 32, 32), torch.tensor([0, 1]))
+    optimizer = create_optimizers(args, model, model.blocks)[0]
+    optimizer.step()
+    saved = optimizer.state_dict()
+    scale = next(i for i, values in saved["state"].items() if values["exp_avg"].shape == (1,))
+    for key in ("exp_avg", "exp_avg_sq"):
+        saved["state"][scale][key] = saved["state"][scale][key][0]
+    optimizer.load_state_dict(saved)
+    optimizer.step()
+    state = optimizer.state[model.auxiliaries[0].momentum.scale]
+    assert {key: value.dim() for key, value in state.items()} == {
+        **{"step": 0, "exp_avg": 1, "exp_avg_sq": 1}
+    }

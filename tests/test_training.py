@@ -15,6 +15,7 @@ from timm.loss import SoftTargetCrossEntropy
 
 from man_zoo.commands import evaluate
 from man_zoo.console import UserError
+from man_zoo.parallel.places import Places
 from man_zoo.runs.config import parse_args, save_args
 from man_zoo.runs.flags import build_parser
 from man_zoo.runs.folder import load_epoch, load_log
@@ -399,11 +400,11 @@ def test_non_finite_loss_stops_the_run(run, tmp_path, monkeypatch):
 
 def test_spoilt_weights_are_not_saved():
     model = timm.create_model("resnet20_dgl_k4", num_classes=3, img_size=8)
-    check_weights(model, 1)
+    check_weights(Places(), model, 1)
     with torch.no_grad():
         next(model.auxiliaries[1].parameters())[0] = float("inf")
     with pytest.raises(NonFiniteLoss, match=r"block 2 \(layer1.2 to layer2.0\).* after update 7"):
-        check_weights(model, 7)
+        check_weights(Places(), model, 7)
 
 
 def test_spoilt_statistics_are_not_saved():
@@ -411,7 +412,7 @@ def test_spoilt_statistics_are_not_saved():
     model = timm.create_model("resnet20_man_dgl_k4", num_classes=3, img_size=8)
     model.backbone.layer3[1].bn2.running_var[0] = float("inf")
     with pytest.raises(NonFiniteLoss, match=r"block 4 \(layer3.1 to layer3.2\).* after update 7"):
-        check_weights(model, 7)
+        check_weights(Places(), model, 7)
 
 
 def test_a_planned_run_keeps_its_plan(run, tmp_path):

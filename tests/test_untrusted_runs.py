@@ -169,6 +169,26 @@ def test_what_is_read_of_a_run_is_not_run(
     assert not (tmp_path / "out").exists()
 
 
+SHARD = "checkpoints/epoch-0001/shard-00001-model-00001-of-00001.safetensors"
+
+
+@pytest.mark.parametrize(
+    "command", ["train --resume RUN", "export RUN --ema -o OUT", "evaluate RUN", "analyse RUN"]
+)
+def test_no_share_of_a_sharded_run_is_run(command, tmp_path, sharded, ends_in_a_sentence):
+    run = shutil.copytree(sharded, tmp_path / "run", symlinks=True)
+    words = command.replace("RUN", str(run)).replace("OUT", str(tmp_path / "out")).split()
+    ends_in_a_sentence(write_torchs, run / SHARD, *words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def sharded(data, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("sharded")
+    train_here(*flags(data, output, "--model-ema", "--fsdp"))
+    return output / "run"
+
+
 # Weights of someone else's to begin with. timm takes pickles where there is no safetensors.
 
 

@@ -102,7 +102,9 @@ class MomentumUnit(nn.Module):
             if settings.bias:
                 self.bias = _fresh(source, units)
             if settings.scale:
-                self.scale = nn.Parameter(torch.ones(()))
+                self.scale = nn.Parameter(
+                    torch.ones(1)
+                )  # FSDP2 takes no number without a dimension
         else:
             self.ema = RunningCopy(source) if settings.ema else _fresh(source, units)
             if settings.bias:
@@ -112,6 +114,7 @@ class MomentumUnit(nn.Module):
             for _ in range(settings.learnable_units)
         )
         self.learnable = nn.Sequential(*learnable)
+        self.register_load_state_dict_pre_hook(_give_scale_a_dimension)
 
     def forward(self, h: Tensor) -> Tensor:
         h = self._combine(h)
@@ -128,11 +131,20 @@ class MomentumUnit(nn.Module):
             return self._run(self.ema, h) + self.layout.per_channel(self.bias)
         bias, ema = self._run(self.bias, h), self._run(self.ema, h)
         if self.scale is not None:
-            return self.scale * bias + (2 - self.scale) * ema
+            scale = self.scale[0]  # without a dimension, so that half precision stays
+            return scale * bias + (2 - scale) * ema
         return bias + ema
 
     def _run(self, unit: nn.Module, h: Tensor) -> Tensor:
         return run(unit, h, recompute=self.recompute)
+
+
+def _give_scale_a_dimension(
+    unit: nn.Module, tensors: dict[str, Any], prefix: str, *_: object
+) -> None:
+    """Weights that were saved when the scale had none."""
+    if (name := f"{prefix}scale") in tensors:
+        tensors[name] = tensors[name].reshape(1)
 
 
 def _fresh(source: nn.Module, units: Units) -> nn.Module:

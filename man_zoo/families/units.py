@@ -19,7 +19,8 @@ class Part(nn.Module):
     """A stretch of a backbone's forward pass that is no module of its own: a stem or a head.
 
     It shares the named members (modules and parameters) with the backbone, so that an optimizer,
-    DDP or a compiler that is given the part finds exactly the parameters that the part uses.
+    DDP or a compiler that is given the part finds exactly the parameters that the part uses. A
+    parameter that is replaced here, as FSDP does, is replaced there as well.
     MAN copies units but never the stem or the head, so no other unit may be a part: a copy of it
     would hold a copy of the backbone.
     """
@@ -28,11 +29,16 @@ class Part(nn.Module):
         self, backbone: nn.Module, members: Sequence[str], run: Callable[[Any, Tensor], Tensor]
     ) -> None:
         super().__init__()
-        for name in members:
-            setattr(self, name.replace(".", "_"), attrgetter(name)(backbone))
         # Hidden from nn.Module: the part must not own the whole backbone.
         object.__setattr__(self, "backbone", backbone)
+        for name in members:
+            setattr(self, name.replace(".", "_"), attrgetter(name)(backbone))
         self.run = run
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if isinstance(value, nn.Parameter):
+            setattr(self.backbone, name, value)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(self.backbone, x)

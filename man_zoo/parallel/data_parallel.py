@@ -71,22 +71,22 @@ def prepare_blocks(
         blocks: All of a model's blocks, or some.
         group: The processes that have these blocks; ``None`` for this one alone.
     """
-    prepared = [accelerator.prepare_model(block, evaluation_mode=True) for block in blocks]
-    if accelerator.native_amp:
-        for block in prepared:
-            _keep_low_precision(accelerator, block)
+    prepared = [prepare_precision(accelerator, block) for block in blocks]
     return [Replica(block, group) for block in prepared] if group is not None else prepared
 
 
-def _keep_low_precision(accelerator: Accelerator, block: nn.Module) -> None:
-    """Let a prepared block pass its features on as autocast made them.
+def prepare_precision(accelerator: Accelerator, block: nn.Module) -> nn.Module:
+    """A block for device and precision, that passes its features on as autocast made them.
 
     Accelerate turns outputs into float32. The next block would round them straight back, and the
     features between two blocks would take twice the memory.
     """
-    plain = accelerator.unwrap_model(block, keep_fp32_wrapper=False)
-    autocast = get_mixed_precision_context_manager(True, accelerator.autocast_handler)
-    plain.forward = autocast(plain.forward)
+    block = accelerator.prepare_model(block, evaluation_mode=True)
+    if accelerator.native_amp:
+        plain = accelerator.unwrap_model(block, keep_fp32_wrapper=False)
+        autocast = get_mixed_precision_context_manager(True, accelerator.autocast_handler)
+        plain.forward = autocast(plain.forward)
+    return block
 
 
 def average_gradients(block: nn.Module) -> None:

@@ -1,11 +1,9 @@
 """The checkpoints of a run, as their readers see them: which there are, and the weights in one."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..console import user_errors
@@ -13,6 +11,8 @@ from ..local_model import LocalModel
 from ..messages import unknown
 from .checksums import compare_checksums
 from .folder import BEST
+from .sharded import is_sharded, list_tensors, read_tensors
+from .untrusted import check_files
 
 WEIGHTS = "model.safetensors"  # of the LocalModel, auxiliaries among them
 AVERAGE = "average.safetensors"  # of the backbone, with --model-ema
@@ -77,7 +77,7 @@ def load_weights(model: LocalModel, checkpoint: Path) -> None:
         UserError: If it is damaged, or of another model.
     """
     compare_checksums(checkpoint)
-    _load(model, checkpoint / WEIGHTS, load_file)
+    _load(model, checkpoint, WEIGHTS)
 
 
 def load_backbone(model: LocalModel, checkpoint: Path) -> None:
@@ -87,7 +87,7 @@ def load_backbone(model: LocalModel, checkpoint: Path) -> None:
         UserError: If it is damaged, or of another model.
     """
     compare_checksums(checkpoint)
-    _load(model.backbone, checkpoint / WEIGHTS, _read_backbone)
+    _load(model.backbone, checkpoint, WEIGHTS, _BACKBONE)
 
 
 def load_average(model: LocalModel, checkpoint: Path) -> None:
@@ -98,18 +98,31 @@ def load_average(model: LocalModel, checkpoint: Path) -> None:
         UserError: If it is damaged, or of another model.
     """
     compare_checksums(checkpoint)
-    path = checkpoint / AVERAGE
-    if not path.exists():
+    if not _has(checkpoint, AVERAGE):
         raise ValueError(f"{checkpoint} has no moving average; train with --model-ema for one.")
-    _load(model.backbone, path, load_file)
+    _load(model.backbone, checkpoint, AVERAGE)
 
 
-def _load(module: nn.Module, path: Path, read: Callable[[Path], dict[str, Tensor]]) -> None:
+def _has(checkpoint: Path, file: str) -> bool:
+    if not is_sharded(checkpoint):
+        return (checkpoint / file).exists()
+    check_files(checkpoint)
+    return bool(list_tensors(checkpoint, f"{file}/"))
+
+
+def _load(module: nn.Module, checkpoint: Path, file: str, prefix: str = "") -> None:
+    sharded = is_sharded(checkpoint)
+    if sharded:
+        check_files(checkpoint)
+    path = checkpoint if sharded else checkpoint / file
     with user_errors(Exception, about=f"{path} does not hold this run's weights"):
-        module.load_state_dict(read(path))
+        if sharded:
+            module.load_state_dict(read_tensors(checkpoint, f"{file}/{prefix}"))
+        else:
+            module.load_state_dict(_read(path, prefix))
 
 
-def _read_backbone(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, prefix: str) -> dict[str, Tensor]:
     with safe_open(path, "pt") as file:
-        names = [name for name in file.keys() if name.startswith(_BACKBONE)]  # noqa: SIM118
-        return {name.removeprefix(_BACKBONE): file.get_tensor(name) for name in names}
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+        return {name.removeprefix(prefix): file.get_tensor(name) for name in names}

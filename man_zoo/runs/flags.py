@@ -97,6 +97,8 @@ def build_parser(program: str | None = None) -> ArgumentParser:
     add("--cpu-threads", type=threads, help="threads of each process on the CPU; its share of "
         "the cores by default, because accelerate launch would leave it one")  # fmt: skip
     add("--compile", action="store_true", help="compile every block with torch.compile")
+    add("--fsdp", action="store_true", help="share every block's weights, gradients and optimizer "
+        "state among the processes, of which any number can go on with the run")  # fmt: skip
     add("--block-parallel", type=positive, default=1, metavar="P", help="processes that "
         "share the blocks, without bubbles; a multiple of P shares the data too")  # fmt: skip
     add("--queue", type=positive, default=1, metavar="N", help="with --block-parallel: batches "

@@ -32,6 +32,7 @@ from ..runs.checksums import Damaged, compare_checksums, write_checksums
 from ..runs.folder import BEST
 from ..runs.untrusted import check_files, read_json, read_pickle
 from .parts import join_parts, load_part, save_part
+from .sharded_checkpoint import load_sharded, save_sharded
 from .so_far import EpochSoFar
 
 _PROGRESS = "progress.json"
@@ -86,6 +87,7 @@ class Checkpoints:
         so_far: What each process alone knows of the epoch that is running.
         folder: The run's ``checkpoints`` folder.
         keep: How many of the newest to keep beside the best.
+        sharded: Whether each process writes its share of the tensors, for any number to read.
     """
 
     def __init__(
@@ -99,6 +101,8 @@ class Checkpoints:
         so_far: EpochSoFar,
         folder: Path,
         keep: int,
+        *,
+        sharded: bool = False,
     ) -> None:
         self.accelerator, self.progress, self.folder, self.keep = (
             accelerator,
@@ -107,6 +111,7 @@ class Checkpoints:
             keep,
         )
         self.places, self.states, self.so_far = places, states, so_far
+        self.sharded = sharded
         self._last = ""
         self.modules: dict[str, nn.Module] = {WEIGHTS: model}
         if average is not None:
@@ -117,7 +122,10 @@ class Checkpoints:
     def _save_weights(self, models: list, weights: list, folder: str) -> None:
         weights.clear()
         so_far = self.so_far.state_dict() if self.progress.batches else None
-        if self.places.data_index == 0:  # all shares have the same
+        if self.sharded:
+            is_main = self.accelerator.is_main_process
+            save_sharded(self.modules, self.states, Path(folder), is_main=is_main)
+        elif self.places.data_index == 0:  # all shares have the same
             for name, module in self.modules.items():
                 save_part(module, Path(folder) / name, self.places.block_index)
             for name, state in self.states.items():
@@ -129,10 +137,13 @@ class Checkpoints:
 
     def _load_weights(self, models: list, folder: str) -> None:
         models.clear()
-        for name, module in self.modules.items():
-            load_part(module, Path(folder) / name)
-        for name, state in self.states.items():
-            state.load_state_dict(read_pickle(Path(folder) / name))
+        if self.sharded:
+            load_sharded(self.modules, self.states, Path(folder))
+        else:
+            for name, module in self.modules.items():
+                load_part(module, Path(folder) / name)
+            for name, state in self.states.items():
+                state.load_state_dict(read_pickle(Path(folder) / name))
         self.progress.load(Path(folder) / _PROGRESS)
         if self.progress.batches:
             self.so_far.load_state_dict(read_pickle(self._of_share(folder, "so_far")))
@@ -155,7 +166,7 @@ class Checkpoints:
                     _random_states(unfinished, self.accelerator.process_index).unlink()
                 self.accelerator.wait_for_everyone()
                 if self.accelerator.is_main_process:
-                    for name in self.modules:
+                    for name in () if self.sharded else self.modules:
                         join_parts(unfinished / name)
                     write_checksums(unfinished)
         except BaseException:
@@ -203,7 +214,8 @@ class Checkpoints:
             return
         with user_errors(Exception, about=f"{checkpoint} does not fit this run"):
             self.accelerator.load_state(str(checkpoint))
-            _set_random_states(read_pickle(_random_states(checkpoint, self.places.data_index)))
+            if _shares(checkpoint) == self.places.data_count:
+                _set_random_states(read_pickle(_random_states(checkpoint, self.places.data_index)))
         self._last = self._name
 
     def _newest_whole(self) -> Path | None:
@@ -225,8 +237,9 @@ class Checkpoints:
         return None
 
     def _check_processes(self, checkpoint: Path) -> None:
-        saved, now = len(list(checkpoint.glob("random_states_*"))), self.places.data_count
-        if saved != now:
+        saved, now = _shares(checkpoint), self.places.data_count
+        _, batches = position(checkpoint)
+        if saved != now and (batches or not self.sharded):
             each = self.places.block_count
             raise UserError(
                 f"{checkpoint} was written by {saved} process(es) and cannot be resumed by {now}; "
@@ -240,6 +253,11 @@ class Checkpoints:
 def _random_states(folder: Path, share: int) -> Path:
     """Accelerate's file. The first processes of all, by rank, are those that read data."""
     return folder / f"random_states_{share}.pkl"
+
+
+def _shares(checkpoint: Path) -> int:
+    """Of how many shares of the data it is."""
+    return len(list(checkpoint.glob("random_states_*")))
 
 
 def _clause(error: UserError) -> str:

@@ -3,7 +3,8 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from ..console import UserError
 from ..local_model import LocalModel
@@ -79,17 +80,23 @@ class LossWatch:
         self.total = total[:blocks] if total.dim() else total
 
 
-def check_weights(model: LocalModel, update: int) -> None:
+def check_weights(places: Places, model: LocalModel, update: int) -> None:
     """Refuse weights and statistics that an update has spoilt, before they are saved.
 
     Raises:
-        NonFiniteLoss: With the name of the first such block.
+        NonFiniteLoss: With the name of the first such block; alike in processes that share data.
     """
-    for j, block in enumerate(model.blocks):
-        own = [t for t in block.state_dict().values() if not t.is_meta]
-        if own and not torch.stack([t.isfinite().all() for t in own]).all():
-            raise NonFiniteLoss(
-                f"Weights or running statistics of block {j + 1} ({model.block_name(j)}) were not "
-                f"finite after update {update}; the last checkpoint is untouched, and a lower --lr "
-                "or a --clip-grad may help."
-            )
+    spoilt = torch.stack([_is_spoilt(block) for block in model.blocks]).float()
+    for j in places.mean(spoilt).nonzero().flatten().tolist():
+        raise NonFiniteLoss(
+            f"Weights or running statistics of block {j + 1} ({model.block_name(j)}) were not "
+            f"finite after update {update}; the last checkpoint is untouched, and a lower --lr "
+            "or a --clip-grad may help."
+        )
+
+
+def _is_spoilt(block: nn.Module) -> Tensor:
+    """Whether this process's share of it is."""
+    tensors = (t.to_local() if isinstance(t, DTensor) else t for t in block.state_dict().values())
+    finite = [t.isfinite().all() for t in tensors if not t.is_meta]
+    return ~torch.stack(finite).all() if finite else torch.tensor(False)

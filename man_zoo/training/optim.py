@@ -43,7 +43,7 @@ def create_optimizers(
     if get_optimizer_info(args.opt).second_order:
         raise ValueError(f"--opt {args.opt} needs second derivatives; expected one that does not.")
     with user_errors(TypeError, AssertionError, about=f"--opt {args.opt} with --opt-kwargs"):
-        return [
+        optimizers = [
             create_optimizer_v2(
                 parameters,
                 opt=args.opt,
@@ -55,6 +55,18 @@ def create_optimizers(
             )
             for parameters in (_layer_groups(args, model, blocks) if args.layer_decay else blocks)
         ]
+    for optimizer in optimizers:
+        optimizer.register_load_state_dict_post_hook(_shape_as_parameters)
+    return optimizers
+
+
+def _shape_as_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Averages that were saved when MAN++'s scale had no dimension."""
+    for parameter, values in optimizer.state.items():
+        for key, value in values.items():
+            averages = isinstance(value, torch.Tensor) and key not in ("step", "mu_product")
+            if averages and value.dim() == 0 and parameter.shape == (1,):
+                values[key] = value.reshape(1)
 
 
 def _layer_groups(

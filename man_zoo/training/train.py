@@ -95,6 +95,7 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
             so_far,
             run / CHECKPOINTS,
             args.checkpoint_hist,
+            sharded=args.fsdp,
         )
         set_seed(args.seed + places.data_index)  # ... and from here random numbers of its own
         if args.resume:
@@ -135,7 +136,8 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
                         backbones["ema_val"] = average
                     for name, backbone in backbones.items():
                         images = passes(val_loader)
-                        record |= validate(accelerator, task, parallel, backbone, images, name)
+                        with trainer.gathered():
+                            record |= validate(accelerator, task, parallel, backbone, images, name)
                 termination.look()
                 if args.skip_bad_images:
                     bad = val_loader.bad_images if "val_top1" in record else ()
@@ -147,7 +149,7 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
                 bar.say(epoch_line(progress.epoch, record))
         except Stopped:
             parallel.finish()
-            check_weights(model, trainer.updates)
+            check_weights(places, model, trainer.updates)
             checkpoints.save()
             accelerator.wait_for_everyone()  # a launcher ends the others when one has ended
             accelerator.end_training()
@@ -159,6 +161,8 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
             test_loader = create_test_loader(
                 args, accelerator, data, shard=places.shard, channels_last=args.channels_last
             )
+    with trainer.gathered():
+        scores = evaluate_exits(accelerator, task, model, passes(test_loader), parallel)
     summary = {
         "model": model.spec.name,
         "epochs": progress.epoch,
@@ -166,7 +170,7 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
         "best_epoch": progress.best_epoch,
         "blocks": [model.block_name(j) for j in range(len(model.blocks))],
         "losses": progress.losses,
-        **evaluate_exits(accelerator, task, model, passes(test_loader), parallel),
+        **scores,
         "seconds": time.perf_counter() - started,
     }
     termination.look()  # the scores of a part of the images are none
@@ -226,7 +230,7 @@ def train_epoch(
                 termination.look(lag=termination.lag)
     losses = so_far.watch.mean()
     trainer.finish_epoch()
-    check_weights(trainer.model, trainer.updates)
+    check_weights(places, trainer.model, trainer.updates)
     progress.batches = batches  # of a stream, there may have been fewer
     record = {
         "lr": lr,

@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,12 +14,21 @@ from timm.data import Mixup
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 
 from ..local_model import LocalModel
 from ..parallel.agree import agree
 from ..parallel.block_parallel import BlockParallel
-from ..parallel.data_parallel import Replica, average_gradients, average_statistics, prepare_blocks
+from ..parallel.data_parallel import (
+    Replica,
+    average_gradients,
+    average_statistics,
+    prepare_blocks,
+    prepare_precision,
+)
 from ..parallel.places import Places, create_places
+from ..parallel.sharded import gathered, shard_model, shard_network
 from ..planner import Setting, budget_bytes, place
 from ..step import Backward
 from ..tasks import Classification
@@ -151,7 +161,7 @@ class Trainer:
         """Clip block j's gradient, if wanted, and let the observer know its norm."""
         parameters = list(self.blocks[j].parameters())
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        self.observer.grad_norm(j, norm)
+        self.observer.grad_norm(j, norm.full_tensor() if isinstance(norm, DTensor) else norm)
         if self.clip_grad is not None:
             nn.utils.clip_grads_with_norm_(parameters, self.clip_grad, norm)
 
@@ -172,6 +182,11 @@ class Trainer:
         self.updates = updates
         for scheduler in self.schedulers:
             scheduler.step_update(updates)
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Within, the model and its average can be evaluated, by any process at any time."""
+        averages = [self.ema.module] if self.ema is not None else []
+        return gathered(*self.blocks, *averages)
 
     def finish_epoch(self) -> None:
         """Make the processes' models one, at the same update and with the same statistics."""
@@ -214,10 +229,14 @@ def create_trainer(
             "--batch-size 1 leaves the auxiliaries' BatchNorm one value a feature to average; "
             "expected 2 or more, or --model-kwargs head_norm=group."
         )
+    if args.fsdp and args.compile:
+        raise ValueError("--compile does not know of weights that --fsdp shares; drop one of them.")
+    if args.fsdp and args.block_parallel > 1:
+        raise ValueError("--fsdp and --block-parallel both divide the weights; drop one of them.")
     mixup = create_mixup(args, task, model)
     places = places or create_places(args.block_parallel, accelerator.device)
     ranges = choose_ranges(args, model)
-    if args.channels_last:
+    if args.channels_last and not args.fsdp:  # FSDP takes contiguous weights; images lead features
         model.to(memory_format=torch.channels_last)
     ema = create_average(args, model, accelerator.device)
     parallel = BlockParallel(model, ranges, places.blocks, accelerator.device, args.queue)
@@ -225,14 +244,15 @@ def create_trainer(
         parallel.keep_own(ema.module)
     if args.compile:
         compile_blocks(parallel.blocks)
-    optimizers = create_optimizers(args, model, parallel.blocks)
+    blocks = distribute(args, accelerator, parallel, ema, places)
+    optimizers = create_optimizers(args, model, parallel.blocks)  # over shares, where there are
     schedulers = create_schedulers(args, optimizers, updates_per_epoch)
-    resident = [] if args.compile else [model, ema, *optimizers]
+    resident = [] if args.compile or args.fsdp else [model, ema, *optimizers]
     return Trainer(
         accelerator,
         places,
         parallel,
-        prepare_blocks(accelerator, parallel.blocks, places.data),
+        blocks,
         optimizers,
         schedulers,
         updates_per_epoch,
@@ -249,7 +269,28 @@ def create_average(args: Namespace, model: LocalModel, device: torch.device) -> 
     """timm's moving average of the whole backbone's weights, if the flags ask for it."""
     if not args.model_ema:
         return None
-    return ModelEmaV3(model.backbone.to(device), decay=args.model_ema_decay)
+    backbone, decay = model.backbone.to(device), args.model_ema_decay
+    # In one go parameters, shares where they are sharded, do not go together with buffers.
+    return ModelEmaV3(backbone, decay=decay, foreach=not args.fsdp)
+
+
+def distribute(
+    args: Namespace,
+    accelerator: Accelerator,
+    parallel: BlockParallel,
+    ema: ModelEmaV3 | None,
+    places: Places,
+) -> Sequence[nn.Module]:
+    """This process's blocks for precision, and for those that have them too or share them."""
+    if not args.fsdp:
+        return prepare_blocks(accelerator, parallel.blocks, places.data)
+    blocks = [prepare_precision(accelerator, block) for block in parallel.blocks]
+    if places.data is not None:
+        mesh = DeviceMesh.from_group(places.data, accelerator.device.type)
+        shard_model(parallel.model, mesh)
+        if ema is not None:
+            shard_network(ema.module, mesh)
+    return blocks
 
 
 def choose_ranges(args: Namespace, model: LocalModel) -> Sequence[range]:
