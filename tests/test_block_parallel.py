@@ -1,9 +1,12 @@
 """Block-parallel training does what one process does, to the bit."""
 
+from pathlib import Path
+
 import block_parallel
 import pytest
 import torch
-from recipe import ROOT, python
+from recipe import ROOT, flags, python, write_images
+from test_resume import TRAIN, TWO, records
 
 import man_zoo
 from man_zoo import BlockParallel
@@ -54,3 +57,49 @@ def test_every_block_is_someones(ranges):
 def test_as_many_shares_as_processes():
     with pytest.raises(ValueError, match=r"2 process\(es\); there are 1"):
         BlockParallel(create(), [range(1), range(1, 3)])
+
+
+SHARED = ("--block-parallel", "2")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_images(tmp_path_factory.mktemp("data"))
+
+
+def weights(run: Path) -> bytes:
+    return (run / "checkpoints" / "epoch-0002" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_any_number_of_processes_goes_on_with_a_run(data, tmp_path):
+    words = ("--epochs", "2", "--batch-size", "6", "--model-ema", "--sched", "constant")
+    python(TRAIN, *flags(data, tmp_path / "one", *words))
+    one, several = tmp_path / "one" / "run", tmp_path / "several" / "run"
+    python(*TWO, TRAIN, *flags(data, tmp_path / "several", *words, "--epochs", "1", *SHARED))
+    assert records(several)[0].keys() >= {"loss_block4", "busy_process1", "busy_process2"}
+    goes_on = ("--resume", str(several), "--epochs", "2", "--block-parallel")
+    refused = python(TRAIN, *goes_on, "2", check=False)
+    assert refused.stderr.count("--block-parallel 2 needs 2 processes or a multiple") == 1
+    python(TRAIN, *goes_on, "1")
+    assert weights(several) == weights(one)
+
+
+@pytest.mark.slow
+def test_block_parallel_times_data_parallel_is_data_parallel(data, tmp_path):
+    words = ("--epochs", "2", "--model-ema", "--grad-accum-steps", "2")
+    python(*TWO, TRAIN, *flags(data, tmp_path / "two", *words))
+    python(*FOUR, TRAIN, *flags(data, tmp_path / "four", *words, *SHARED))
+    two, four = tmp_path / "two" / "run", tmp_path / "four" / "run"
+    assert weights(four) == weights(two)
+    for mine, theirs in zip(records(four), records(two), strict=True):
+        for key in ("loss_block1", "loss_block4", "val_loss", "ema_val_loss"):
+            assert mine[key] == theirs[key], key
+
+
+@pytest.mark.slow
+def test_more_processes_than_blocks_are_told_so(data, tmp_path):
+    words = ("--model", "resnet20_dgl_k2", "--model-kwargs", "head=narrow", "--block-parallel", "4")
+    refused = python(*FOUR, TRAIN, *flags(data, tmp_path, *words), check=False)
+    assert "4 processes need as many blocks, and there are 2" in refused.stderr
+    assert not (tmp_path / "run").exists()

@@ -45,6 +45,8 @@ class MemoryLoader:
         ValueError: If the training set is smaller than one global batch.
     """
 
+    iterable = False  # its length is known
+
     def __init__(
         self,
         images: Tensor,

@@ -23,6 +23,7 @@ _OF_A_PLACE = {
     *_INVOCATION,
     *("output", "experiment", "checkpoint_hist", "log_interval", "log_with"),
     *("data_dir", "download", "workers", "validation_batch_size", "cpu_threads"),
+    *("block_parallel", "process_memory"),  # who trains which blocks changes no number
 }
 # Keywords that flags give: another value beside theirs would be one of two.
 _FLAGS_OF = {

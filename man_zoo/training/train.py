@@ -74,6 +74,11 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
             reads=places.is_first,
             channels_last=args.channels_last,
         )
+        if places.blocks is not None and loader.iterable:
+            raise ValueError(
+                f"--block-parallel needs to know how many batches there are, and {args.dataset} is "
+                "a stream; use a folder, or data parallel without it."
+            )
         task = Classification(data.num_classes)
         set_seed(args.seed)  # the same initial weights in every process ...
         model = create_model(args, data)
