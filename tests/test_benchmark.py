@@ -63,6 +63,34 @@ def test_a_run_prints_a_table_and_writes_the_figures(monkeypatch, capsys, tmp_pa
     assert set(rule) == {"-", " "}
 
 
+@pytest.mark.slow
+def test_processes_are_compared_in_one_run(monkeypatch, capsys, tmp_path):
+    words = ("resnet20_man_dgl_k4:head=narrow", "--block-parallel", "2", "--batch-size", "4")
+    report = tmp_path / "report.json"
+    words = (*words, "--img-size", "8", "--steps", "2", "--json", str(report))
+    assert run_recipe(monkeypatch, *words) == 0
+    alone, threads, ddp, data, blocks = json.loads(report.read_text())["results"]
+    assert [len(way["peak_mib"]) for way in (alone, threads, ddp, data, blocks)] == [1, 1, 2, 2, 2]
+    assert all(len(way["seconds"]) == 2 for way in (alone, threads, ddp, data, blocks))
+    assert alone["speed_up"] == 1
+    # Each process has its blocks alone, and every replica all of them.
+    assert max(blocks["peak_mib"]) < min(data["peak_mib"])
+    assert "2 processes, block-parallel, batch 4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (("--block-parallel", "2", "--batch-size", "5"), "--batch-size 5 does not divide by 2"),
+        (("--block-parallel", "8"), "8 processes need as many blocks, and there are 4"),
+        (("--block-parallel", "2", "--compile"), "compares one model with itself, eager"),
+    ],
+)
+def test_processes_that_cannot_be_compared(monkeypatch, capsys, flags, sentence):
+    assert run_recipe(monkeypatch, "resnet20_dgl_k4", *flags) == 1
+    assert sentence in capsys.readouterr().err
+
+
 def test_without_time_a_large_model_takes_no_step():
     flags = ("vit_base_patch16_224_man_dgl_k2", "--no-time", "--batch-size", "128")
     report = benchmark(build_parser().parse_args([*flags, "--model-kwargs", "depth=2"]))

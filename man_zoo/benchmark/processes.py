@@ -1,15 +1,17 @@
-"""One model trained in four ways, which take turns: what several processes of a machine are worth.
+"""One model trained in several ways, which take turns: what processes of one machine are worth.
 
 In one process with one thread; in one with as many threads as there are processes; in data
-parallel, each process with its share of the batch; and block-parallel. Times are of a step in the
-steady state: the first of a few consecutive steps is left out, in which a pipeline fills.
+parallel, each process with its share of the batch, where a block's gradients are averaged as DDP
+does it and while the next block runs; and block-parallel. Times are of a step in the steady state:
+the first of a few consecutive steps is left out, in which a pipeline fills.
 """
 
 import json
 import tempfile
 import time
+import warnings
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -17,7 +19,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
+from torch import multiprocessing, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from ..console import table, user_errors
@@ -94,12 +97,14 @@ def _work(rank: int, args: Namespace, folder: str) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count
     )
-    one_thread = f"1 process, 1 thread, batch {args.batch_size}"
+    whole, share = f"batch {args.batch_size}", f"batch {args.batch_size // count} each"
+    one_thread = f"1 process, 1 thread, {whole}"
     ways = {
         one_thread: _alone(rank, args),
-        f"1 process, {count} threads, batch {args.batch_size}": _alone(rank, args, count),
-        f"{count} processes, data parallel, batch {args.batch_size // count} each": _data(args),
-        f"{count} processes, block-parallel, batch {args.batch_size}": _blocks(args),
+        f"1 process, {count} threads, {whole}": _alone(rank, args, count),
+        f"{count} processes, DDP, {share}": _data(args, _ddp),
+        f"{count} processes, data parallel, {share}": _data(args, Replica),
+        f"{count} processes, block-parallel, {whole}": _blocks(args),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     peaks = {name: _peak(way) for name, way in ways.items()}
@@ -159,11 +164,22 @@ def _alone(rank: int, args: Namespace, threads: int = 1) -> Way:
     return _way(parallel, args, args.batch_size, tells=True, threads=threads)
 
 
-def _data(args: Namespace) -> Way:
+def _ddp(block: nn.Module, group: dist.ProcessGroup) -> DistributedDataParallel:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch 2.14's name is not in 2.11
+        return DistributedDataParallel(
+            block, process_group=group, gradient_as_bucket_view=True, broadcast_buffers=False
+        )
+
+
+def _data(
+    args: Namespace, wrap: Callable[[nn.Module, dist.ProcessGroup], DistributedDataParallel]
+) -> Way:
     torch.manual_seed(0)
     model = build(_check(args), args, CPU)
     parallel = BlockParallel(model, [range(len(model.blocks))])
-    replicas = [Replica(block, dist.group.WORLD) for block in parallel.blocks]
+    assert dist.group.WORLD is not None
+    replicas = [wrap(block, dist.group.WORLD) for block in parallel.blocks]
     batch_size = args.batch_size // args.block_parallel
     return _way(parallel, args, batch_size, tells=dist.get_rank() == 0, replicas=replicas)
 
@@ -182,7 +198,7 @@ def _way(
     batch_size: int,
     *,
     tells: bool,
-    replicas: list[Replica] | None = None,
+    replicas: Sequence[DistributedDataParallel] = (),
     threads: int = 1,
 ) -> Way:
     """Steps on a batch of noise, each block by an SGD of its own."""
@@ -193,6 +209,8 @@ def _way(
         bf16 = torch.autocast("cpu", torch.bfloat16)
         blocks = [bf16(block.__call__) for block in replicas or parallel.blocks]
 
+    late = any(isinstance(block, Replica) for block in replicas)
+
     def step(j: int) -> None:
         if replicas:
             average_gradients(replicas[j])
@@ -202,7 +220,7 @@ def _way(
     def run(steps: int) -> float:
         ends = []
         for features, target in parallel.batches([batch] * steps if batch else [], steps):
-            parallel.step(features, target, blocks=blocks, step=step, late=bool(replicas))
+            parallel.step(features, target, blocks=blocks, step=step, late=late)
             ends.append(time.perf_counter())
         parallel.finish()
         return (ends[-1] - ends[0]) / max(1, steps - 1)
