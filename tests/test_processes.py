@@ -249,6 +249,9 @@ def test_the_command_says_what_to_expect(capsys):
     busy = [float(line.split()[-1]) for line in table.splitlines()[1:3]]
     slot, faster = (float(x) for x in re.findall(r"takes (\S+) of .*?: (\S+) times", out)[0])
     assert max(busy) == 1
+    links = [line.split()[-4:-2] for line in table.splitlines()[1:3]]
+    # 32 channels of 16 x 16 pixels, and a unit of two convolutions and two BatchNorms.
+    assert links == [["0.50", f"{4 * (2 * 9 * 32 * 32 + 4 * 32) / 2**20:.2f}"], ["0.00", "0.00"]]
     assert sum(busy) == pytest.approx(faster, abs=0.02)
     assert slot * faster == pytest.approx(1, abs=0.02)
     assert "1F1B with 8 micro-batches would leave every process idle for 11.1% of a step" in out

@@ -7,7 +7,7 @@ from ..split import block_ranges
 from .chain import each_limit
 from .plan import Plan
 from .processes import Placement
-from .sizes import GIB
+from .sizes import GIB, MIB
 
 MICRO_BATCHES = 4  # a process, of the pipeline that is compared with
 
@@ -15,12 +15,14 @@ MICRO_BATCHES = 4  # a process, of the pipeline that is compared with
 def outlook(plan: Plan, placement: Placement, limits: Sequence[int] = ()) -> str:
     """A row a process, then the slot, the speed-up, and what a pipeline would leave idle.
 
+    ``sends`` is what goes to the next process in a step, ``back`` what comes from it.
+
     Args:
         plan: The split.
         placement: Of its blocks.
         limits: Bytes: one for every process, one for all, or none.
     """
-    header = ["process", "blocks", "peak GiB", "arithmetic", "busy"]
+    header = ["process", "blocks", "peak GiB", "sends MiB", "back MiB", "arithmetic", "busy"]
     rows = list(_rows(plan, placement))
     if limits:
         own = ["of GiB", *(f"{limit / GIB:.2f}" for limit in each_limit(limits, len(rows)))]
@@ -37,6 +39,8 @@ def _rows(plan: Plan, placement: Placement) -> Iterator[list[str]]:
             f"{p + 1}  {first if first == last else f'{first} to {last}'}",
             f"{own[0] + 1}" if len(own) == 1 else f"{own[0] + 1}-{own[-1] + 1}",
             f"{placement.bytes[p] / GIB:.2f}",
+            f"{placement.sent[p] / MIB:.2f}",
+            f"{placement.returned[p] / MIB:.2f}",
             f"{placement.flops[p] / plan.cost.total:.3f}",
             f"{placement.busy[p]:.2f}",
         ]
@@ -47,10 +51,11 @@ def _sentences(plan: Plan, placement: Placement) -> Iterator[str]:
     batches = MICRO_BATCHES * count
     bubble = bubble_1f1b(count, batches)
     yield (
-        f"A slot takes {1 / placement.speed_up:.3f} of one process's step: "
+        f"A slot, {placement.slot / 1e12:.3g} TFLOP, takes {1 / placement.speed_up:.3f} of one "
+        "process's step: "
         f"{placement.speed_up:.2f} times the images/s of the same blocks in one process "
         f"({count} at best), {plan.end_to_end.total / placement.slot:.2f} times those of end to "
-        "end, where all are equally fast and no link is slower than a slot."
+        "end, where all are equally fast and links take no time."
     )
     yield (
         f"1F1B with {batches} micro-batches would leave every process idle for {bubble:.1%} of a "

@@ -27,11 +27,16 @@ class Placement:
         ranges: Of every process, the indices of its blocks.
         bytes: Most bytes alive in it.
         flops: Its arithmetic of one batch.
+        sent: Bytes to the next process in a step: features, target, images where they are looked
+            at; 0 for the last one.
+        returned: Bytes that come back from it: the parameters that MAN's copy follows.
     """
 
     ranges: tuple[range, ...]
     bytes: tuple[int, ...]
     flops: tuple[int, ...]
+    sent: tuple[int, ...]
+    returned: tuple[int, ...]
 
     @property
     def slot(self) -> int:
@@ -96,10 +101,13 @@ def assign(blocks: Sequence[RunCost], processes: int, limits: Sequence[int] = ()
         least = tightest(runs, len(blocks), len(blocks), own_limits)
         assert least is not None  # every process can be given a block
         raise ValueError(too_little(least, own_limits, _numbers))
+    links = [(blocks[run.stop - 1], blocks[run.stop]) for run in best[:-1]]
     return Placement(
         tuple(range(run.start, run.stop) for run in best),
         tuple(run.bytes for run in best),
         tuple(run.flops for run in best),
+        (*(sent_bytes(own, following) for own, following in links), 0),
+        (*(following.source for _, following in links), 0),
     )
 
 
@@ -117,4 +125,14 @@ def process_bytes(own: RunCost, following: RunCost | None) -> int:
     alone = own.kept + own.turn
     if following is None:
         return alone
-    return alone + following.source + own.output + following.target + following.image
+    return alone + following.source + sent_bytes(own, following)
+
+
+def sent_bytes(own: RunCost, following: RunCost) -> int:
+    """Bytes that a process sends to the next one in a step; losses and headers are not counted.
+
+    Args:
+        own: Of its last block.
+        following: Of the next process's first block.
+    """
+    return own.output + following.target + following.image

@@ -2,7 +2,7 @@
 
 from accelerate.utils import convert_file_size_to_int
 
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 
 
 def budget_bytes(budget: int | str) -> int:
