@@ -5,15 +5,18 @@ block-parallel training differs from ``local_step`` in one process: local losses
 at the end every parameter and buffer. With ``all`` every combination is a case.
 """
 
+import copy
 import sys
+from collections import deque
 from itertools import product
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 import man_zoo
 from man_zoo import BlockParallel, LocalModel
+from man_zoo.auxiliary import MomentumLink
 
 STEPS, BATCH, SIZE, CLASSES, SEED = 20, 4, 16, 3, 5
 METHODS = {
@@ -37,12 +40,36 @@ RANGES = {
     4: [range(1), range(1, 2), range(2, 3), range(3, 4)],
 }
 DTYPES = (torch.float64, torch.float32)
-ALL = list(product(METHODS, BACKBONES, RANGES, DTYPES))
+ALL = list(product(METHODS, BACKBONES, RANGES, DTYPES, (1,)))
 # Every method on every backbone, and in turn every number of processes and every precision.
 FEW = [
-    (method, backbone, list(RANGES)[i % 3], DTYPES[i % 2])
+    (method, backbone, list(RANGES)[i % 3], DTYPES[i % 2], 1)
     for i, (method, backbone) in enumerate(product(METHODS, BACKBONES))
 ]
+# With more batches between neighbours, where copies follow what the next process had before.
+FEW += [
+    ("dgl", "resnet20", 4, torch.float32, 2),
+    ("man_dgl, release", "resnet20", 2, torch.float32, 2),
+    ("man_dgl, paper", "resnet20", 4, torch.float64, 3),
+]
+
+
+class LateLink:
+    """A link that follows its source as it was some updates before.
+
+    Args:
+        link: As it was.
+        late: How many updates.
+    """
+
+    def __init__(self, link: MomentumLink, late: int) -> None:
+        self.link, self.source = link, link.source
+        self.before: deque[nn.Module] = deque(maxlen=late + 1)
+
+    def update(self) -> None:
+        self.before.append(copy.deepcopy(self.source))
+        self.link.source = self.before[0]
+        self.link.update()
 
 
 def create(method: str, backbone: str, dtype: torch.dtype) -> LocalModel:
@@ -95,16 +122,19 @@ def own_state(model: LocalModel) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if not value.is_meta}
 
 
-def differences(method: str, backbone: str, processes: int, dtype, accumulate: int, group) -> list:
+def differences(method: str, backbone: str, processes: int, dtype, queue: int, group) -> list:
     """Names of what differs, in the first process; nothing in the others."""
+    accumulate = 1 + (processes == 3)  # two batches to an update where there are three
     model = create(method, backbone, dtype)
-    parallel = BlockParallel(model, RANGES[processes], group)
+    parallel = BlockParallel(model, RANGES[processes], group, queue=queue)
     mine = train(model, parallel, dtype, accumulate), own_state(model)
     everyone: list = [None] * processes
     dist.all_gather_object(everyone, mine, group)
     if not parallel.is_first:
         return []
     model = create(method, backbone, dtype)
+    for own in RANGES[processes][:-1] if model.links else []:
+        model.links[own[-1]] = LateLink(model.links[own[-1]], queue - 1)
     losses, state = train(model, None, dtype, accumulate), model.state_dict()
     parts = [part for _, part in everyone]
     held = [name for part in parts for name in part]
@@ -125,17 +155,17 @@ def main(path: str, cases: list) -> None:
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
     rank, results = dist.get_rank(), {}
-    # Three last: torch counts groups, and the fourth process has no part in those.
+    # Three last: the fourth process has no part in those groups, and torch counts them.
     for count in (2, 4, 3):
         pairs = [dist.new_group([first, first + 1]) for first in (0, 2)]
         trio = dist.new_group(range(3))
         group = {2: pairs[rank // 2], 3: trio, 4: dist.group.WORLD}[count]
         own = [case for case in cases if case[2] == count]
         if count == 2:
+            own += own[-1:] * (len(own) % 2)  # as many groups for both pairs: torch counts them
             own = own[rank // 2 :: 2]
         for case in own if rank < 3 or count != 3 else []:
-            # Two batches to an update where there are three processes.
-            results[case] = differences(*case, 1 + (count == 3), group)
+            results[case] = differences(*case, group)
     everyone: list = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, results)
     if rank == 0:
