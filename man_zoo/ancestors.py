@@ -10,11 +10,13 @@ _at_start: list[int]
 
 def ancestors() -> list[int]:
     """The ids of this process's parent and, in a sweep, of all from there up to the sweep."""
+    sweep = int(os.environ.get(SWEEP, 0))
+    if not sweep:
+        return [os.getppid()]
     try:
         parents = [parent.pid for parent in psutil.Process().parents()]
     except psutil.NoSuchProcess:  # one ended meanwhile
         return ancestors()
-    sweep = int(os.environ.get(SWEEP, 0))
     # Not an ancestor where the launcher starts processes elsewhere, e.g. by srun.
     return parents[: parents.index(sweep) + 1 if sweep in parents else 1]
 

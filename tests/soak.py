@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 from recipe import ROOT, environment, flags, write_images
 from test_images import truncated
-from test_resume import EVERYTHING, TRAIN, TWO
+from test_resume import EVERYTHING, TIMED, TRAIN, TWO
 from tqdm import tqdm
 
 from man_zoo.console import table
@@ -32,7 +32,7 @@ from man_zoo.console import table
 STREAMED = ("--skip-bad-images", "--in-memory", "off", "--workers", "1", "--log-interval", "2")
 # How processes are launched, and the flags of how they share the work.
 MODES = {
-    "alone": ((), ()),
+    "one process": ((), ()),
     "data-parallel": (TWO, ()),
     "block-parallel": (TWO, ("--block-parallel", "2")),
     "sharded": (TWO, ("--fsdp",)),
@@ -125,10 +125,11 @@ class Run:
         return seconds, len(left)
 
     def end(self) -> None:
-        for process in self.processes():
-            with suppress(psutil.Error):
-                process.kill()
-        self.process.wait()
+        while found := self.processes():
+            for process in found:
+                with suppress(psutil.Error):
+                    process.kill()
+            psutil.wait_procs(found)
 
 
 def wait(done: Callable[[], bool]) -> None:
@@ -213,9 +214,9 @@ def moments(epochs: int, kills: int, chance: random.Random) -> list[float]:
 
 def soak(mode: str, kills: int, chance: random.Random, data: Path, folder: Path) -> list[object]:
     """Both runs of a way to train; its row of the table, in which all is well if it ends so."""
-    epochs = EPOCHS_A_KILL * kills
-    alone = Run(mode, epochs, data, folder / "alone")
-    killed = Run(mode, epochs, data, folder / "killed")
+    epochs, name = EPOCHS_A_KILL * kills, mode.replace(" ", "-")
+    alone = Run(mode, epochs, data, folder / f"{name}-alone")
+    killed = Run(mode, epochs, data, folder / f"{name}-killed")
     done: list[Kill] = []
     try:
         pace = leave_alone(alone)
@@ -257,8 +258,7 @@ def difference(alone: Path, killed: Path) -> str:
 def untimed(run: Path) -> list[dict[str, object]]:
     """The lines of a log without what is a measure of time."""
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    timed = ("seconds", "images_per_second", "busy_")
-    return [{k: v for k, v in line.items() if not k.startswith(timed)} for line in lines]
+    return [{key: line[key] for key in line.keys() - TIMED} for line in lines]
 
 
 def main() -> int:
