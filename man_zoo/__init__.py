@@ -3,6 +3,7 @@
 Importing it registers the zoo with timm.
 """
 
+from . import ancestors as ancestors  # looks, before torch loads
 from . import backbones as backbones  # registers the CIFAR ResNets
 from .local_block import LocalBlock
 from .local_model import LocalModel

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from glob import glob
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,8 @@ import pytest
 import yaml
 from recipe import ROOT, environment, flags, train_here, write_images
 
-from man_zoo.parallel.launcher import LAUNCHERS, SWEEP, end_with_launcher
+from man_zoo.ancestors import SWEEP
+from man_zoo.parallel.launcher import LAUNCHERS, LauncherWatch
 from man_zoo.runs.checkpoints import epoch_of, find_checkpoint
 
 TRAIN = str(ROOT / "recipes" / "train.py")
@@ -31,15 +33,22 @@ def data(tmp_path) -> Path:
 
 
 @contextmanager
-def started(output: Path, *words: str) -> Iterator[psutil.Popen]:
-    """``python WORDS`` as a process whose output goes to ``output``; no child of it is left."""
+def started(
+    output: Path, *words: str, ready: Callable[[psutil.Popen], object] | None = None
+) -> Iterator[psutil.Popen]:
+    """``python WORDS`` as a process whose output goes to ``output``; no child of it is left.
+
+    It is ready when it has a checkpoint, unless ``ready`` says otherwise.
+    """
+    # pathlib's glob fails where a folder is renamed as it looks.
+    ready = ready or (lambda _: glob(f"{output.parent}/**/checkpoints/epoch-*", recursive=True))
     with output.open("wb") as file:
         process = psutil.Popen(
             [sys.executable, *words], env=environment(), cwd=ROOT, stdout=file, stderr=file
         )
     family = {process}
     try:
-        wait_for(lambda: list(output.parent.glob("**/checkpoints/epoch-*")), process, output)
+        wait_for(lambda: ready(process), process, output)
         family |= {*process.children(recursive=True)}
         yield process
     finally:
@@ -119,6 +128,30 @@ def test_a_trainer_ends_with_its_launcher(launch, data, tmp_path):
     assert sentence.endswith(f"has gone; go on with --resume {tmp_path / 'run'}.")
 
 
+def trainers_load_torch(launcher: psutil.Popen) -> bool:
+    """Whether all have started, and are seconds away from training."""
+    try:
+        trainers = [child for child in launcher.children() if TRAIN in child.cmdline()]
+        files = [{Path(file.path).stem for file in it.memory_maps()} for it in trainers]
+    except psutil.Error:  # what the launcher has started for something else has ended
+        return False
+    return files != [] and all("libtorch_cpu" in names for names in files)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launch", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_a_trainer_ends_with_a_launcher_that_goes_while_it_starts(launch, data, tmp_path):
+    output = tmp_path / "output"
+    words = (*launch, TRAIN, *flags(data, tmp_path, *LONG))
+    with started(output, *words, ready=trainers_load_torch) as launcher:
+        workers = launcher.children()
+        launcher.kill()
+        assert_end(workers)
+    [sentence] = sentences(output)
+    assert sentence.endswith("that started this process has gone; start it again.")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_a_trainer_ends_with_the_sweep_above_its_launcher_and_goes_on(data, tmp_path):
     words = {"dataset": "folder", "data-dir": str(data), "img-size": 8, "batch-size": 4}
@@ -128,11 +161,13 @@ def test_a_trainer_ends_with_the_sweep_above_its_launcher_and_goes_on(data, tmp_
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
     command = ("-m", "man_zoo.commands.sweep", str(tmp_path / "sweep.yaml"))
     launch = ("--launch", shlex.join([sys.executable, *ACCELERATE]))
-    with started(tmp_path / "output", *command, "--output", str(tmp_path / "runs"), *launch) as it:
+    runs = tmp_path / "runs"
+    words = (*command, "--output", str(runs), *launch)
+    with started(tmp_path / "output", *words) as it:
         family = it.children(recursive=True)
         it.kill()
         assert_end(family)
-    run = tmp_path / "runs" / "config-seed0"
+    run = runs / "config-seed0"
     log = run.with_name(f"{run.name}.log")
     assert f"has gone; go on with --resume {run}.\n" in log.read_text()
     done = epoch_of(find_checkpoint(run / "checkpoints"))
@@ -144,6 +179,6 @@ def test_what_a_shell_started_is_left_alone(monkeypatch):
     for name in (SWEEP, *LAUNCHERS):
         monkeypatch.delenv(name, raising=False)
     before = (threading.active_count(), signal.getsignal(signal.SIGTERM), sys.excepthook)
-    end_with_launcher("go on", lambda: False)
+    LauncherWatch("go on")
     after = (threading.active_count(), signal.getsignal(signal.SIGTERM), sys.excepthook)
     assert after == before

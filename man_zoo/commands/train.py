@@ -11,6 +11,7 @@ from typing import Any
 
 from ..console import exit_status, noted, write_json
 from ..hub.export import export_run, usage
+from ..parallel.launcher import LauncherWatch
 from ..parallel.termination import Termination
 from ..runs.config import parse_args
 from ..runs.folder import ARGS, EXPORT, EXPORT_EMA, SUMMARY
@@ -27,11 +28,13 @@ def train_and_export(args: Namespace) -> dict[str, Any]:
             :func:`~man_zoo.training.train.train`.
         Stopped: After SIGTERM, and a checkpoint.
     """
+    launcher = LauncherWatch("start it again")  # before the processes wait to meet
     with (
         open_run(args) as run,
         noted(_go_on(run), once=run / ARGS),
         Termination(f"go on with --resume {run}") as termination,
     ):
+        launcher.go_on, launcher.is_ending = termination.go_on, lambda: termination.asked
         finished = train(args, run, termination)
         if finished.is_main:
             exported = export_run(run, run / EXPORT, force=True)

@@ -15,63 +15,52 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import NoReturn
 
-import psutil
 import torch
 
+from ..ancestors import SWEEP, ancestors, at_start
 from .ending import end
 
-SWEEP = "MAN_ZOO_SWEEP"  # the id of the sweep's process, for those that it starts
 # Set by torchrun and by accelerate launch, for one process and for several.
 LAUNCHERS = ("TORCHELASTIC_RUN_ID", "ACCELERATE_DYNAMO_BACKEND")
 _EVERY = 1.0  # seconds between looks at the ancestors
 
 
-def end_with_launcher(go_on: str, is_ending: Callable[[], bool]) -> None:
-    """From here on this process ends with what started it, in one sentence on standard error.
+class LauncherWatch:
+    """Lets this process end with what started it, in one sentence on standard error.
 
-    It ends when its launcher or sweep has gone, and when it finds another process of its run gone.
-    Nothing happens in a process that neither started: one that a shell started outlives it.
+    It ends when its launcher or sweep has gone, were it before this, and when it finds another
+    process of its run gone. Nothing happens in a process that neither started: one that a shell
+    started outlives it.
 
     Args:
-        go_on: What to do then, e.g. ``go on with --resume runs/first``; ends the sentence.
-        is_ending: Whether this process ends by itself, and should be let.
+        go_on: What to do then, e.g. ``go on with --resume runs/first``; ends the sentence. It may
+            be set anew as the run comes further.
+        is_ending: Whether this process ends by itself, and should be let; may be set anew, too.
     """
-    if not any(name in os.environ for name in (SWEEP, *LAUNCHERS)):
-        return
-    _say_of_lost_peers(go_on)
-    watch = threading.Thread(target=_watch, args=(go_on, _ancestors(), is_ending), daemon=True)
-    watch.start()
 
+    def __init__(self, go_on: str, is_ending: Callable[[], bool] = lambda: False) -> None:
+        self.go_on, self.is_ending = go_on, is_ending
+        if any(name in os.environ for name in (SWEEP, *LAUNCHERS)):
+            self._say_of_lost_peers()
+            threading.Thread(target=self._watch, daemon=True).start()
 
-def _ancestors() -> list[int]:
-    """The ids of this process's parent and, in a sweep, of all from there up to the sweep."""
-    try:
-        parents = [parent.pid for parent in psutil.Process().parents()]
-    except psutil.NoSuchProcess:  # one ended meanwhile
-        return _ancestors()
-    sweep = int(os.environ.get(SWEEP, 0))
-    # Not an ancestor where the launcher starts processes elsewhere, e.g. by srun.
-    return parents[: parents.index(sweep) + 1 if sweep in parents else 1]
+    def _watch(self) -> NoReturn:
+        # A dead ancestor is replaced by the process that inherits its children.
+        while ancestors() == at_start() or self.is_ending():
+            time.sleep(_EVERY)
+        end(f"the launcher or sweep that started this process has gone; {self.go_on}", 1)
 
+    def _say_of_lost_peers(self) -> None:
+        """Let an uncaught error of a collective with a dead process be a sentence."""
+        usual = sys.excepthook
 
-def _watch(go_on: str, ancestors: list[int], is_ending: Callable[[], bool]) -> NoReturn:
-    # A dead ancestor is replaced by the process that inherits its children.
-    while _ancestors() == ancestors or is_ending():
-        time.sleep(_EVERY)
-    end(f"the launcher or sweep that started this process has gone; {go_on}", 1)
+        def hook(
+            kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+        ) -> None:
+            end_if_of_lost_peer(error, self.go_on)
+            usual(kind, error, traceback)
 
-
-def _say_of_lost_peers(go_on: str) -> None:
-    """Let an uncaught error of a collective with a dead process be a sentence."""
-    usual = sys.excepthook
-
-    def hook(
-        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
-    ) -> None:
-        end_if_of_lost_peer(error, go_on)
-        usual(kind, error, traceback)
-
-    sys.excepthook = hook
+        sys.excepthook = hook
 
 
 def end_if_of_lost_peer(error: BaseException, go_on: str) -> None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
-from ..parallel import launcher
+from ..ancestors import SWEEP
 
 
 class Processes:
@@ -30,7 +30,7 @@ class Processes:
         Raises:
             OSError: If it cannot be started, or the log not be written.
         """
-        environment = os.environ | {launcher.SWEEP: str(os.getpid())}  # it ends with this process
+        environment = os.environ | {SWEEP: str(os.getpid())}  # it ends with this process
         with log.open("a") as output, self._lock:
             if self._interrupted:
                 return -signal.SIGINT

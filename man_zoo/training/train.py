@@ -14,7 +14,6 @@ from torch import Tensor
 from ..console import user_errors
 from ..data import create_loaders, create_test_loader
 from ..local_model import LocalModel
-from ..parallel.launcher import end_with_launcher
 from ..parallel.places import create_places
 from ..parallel.termination import Stopped, Termination
 from ..runs.folder import CHECKPOINTS
@@ -64,7 +63,6 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
     """
     progress = Progress()
     with user_errors():
-        end_with_launcher(termination.go_on, lambda: termination.asked)
         accelerator = create_accelerator(args, run)
         places = create_places(args.block_parallel, accelerator.device)
         loader, val_loader, data = create_loaders(
