@@ -22,6 +22,7 @@ from pathlib import Path
 
 import psutil
 from recipe import ROOT, environment, flags, write_images
+from safetensors.torch import load_file
 from test_images import truncated
 from test_resume import EVERYTHING, TIMED, TRAIN, TWO
 from tqdm import tqdm
@@ -43,7 +44,6 @@ IN_START_UP = 0.2  # the share of kills before a start trains
 AT_THE_END = 0.2  # of the others, the share after the last epoch
 LIMIT = 60  # seconds until what was not killed has to have ended
 PATIENCE = 600  # seconds, far above what is needed: not to wait for ever
-WEIGHTS = ("export/model.safetensors", "export-ema/model.safetensors")
 
 
 class Wrong(Exception):
@@ -244,9 +244,10 @@ def soak(mode: str, kills: int, chance: random.Random, data: Path, folder: Path)
 
 def difference(alone: Path, killed: Path) -> str:
     """What is not the same in two runs, or ``equal``."""
-    last = sorted((alone / "checkpoints").glob("epoch-*"))[-1].name
-    for file in (f"checkpoints/{last}/model.safetensors", *WEIGHTS):
-        if (alone / file).read_bytes() != (killed / file).read_bytes():
+    last = sorted((alone / "checkpoints").glob("epoch-*"))[-1]
+    for path in (*last.glob("*.safetensors"), *alone.glob("export*/*.safetensors")):
+        file = path.relative_to(alone)
+        if tensors(path) != tensors(killed / file):
             return f"{file} differs"
     if untimed(alone) != untimed(killed):
         return "log.jsonl differs"
@@ -255,10 +256,17 @@ def difference(alone: Path, killed: Path) -> str:
     return "equal"
 
 
+def tensors(file: Path) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in load_file(file).items()}
+
+
 def untimed(run: Path) -> list[dict[str, object]]:
-    """The lines of a log without what is a measure of time."""
+    """The lines of a log without what is a measure of time or memory."""
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{key: line[key] for key in line.keys() - TIMED} for line in lines]
+    return [
+        {key: line[key] for key in line.keys() - TIMED if not key.startswith("peak_mib")}
+        for line in lines
+    ]
 
 
 def main() -> int:
