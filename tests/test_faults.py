@@ -22,7 +22,7 @@ TRAIN_BATCH = "man_zoo.training.trainer.Trainer.train_batch"
 # have stopped; and, gone on, the batch in which the second process is killed, in the third epoch.
 MODES = {
     "data-parallel": ((), 7, 4, 5),
-    "block-parallel": (("--block-parallel", "2"), 13, 6, 9),
+    "block-parallel": (("--block-parallel", "2"), 13, 8, 9),
 }
 
 

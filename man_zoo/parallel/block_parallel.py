@@ -48,9 +48,10 @@ class BlockParallel:
         group: The P processes, e.g. of one dimension of a DeviceMesh; all there are by default.
             Not used where one process has all blocks.
         device: Where this process trains; where the model is by default.
-        queue: How many batches a process may be ahead of the next one. With 1, the default,
-            training is exact. With more, uneven processes wait less for each other, and the copy
-            at the end of a process follows parameters that are up to ``queue - 1`` updates older.
+        queue: How many batches' features may be on the way to the next process. With 1, the
+            default, training is exact. With more, uneven processes wait less for each other, and
+            the copy at the end of a process follows parameters that are ``queue - 1`` updates
+            older.
 
     Raises:
         ValueError: If ``ranges`` are not all blocks in order, or not as many as processes.
@@ -181,7 +182,7 @@ class BlockParallel:
                     self._mirror()
                 self._unmirrored += 1
                 self.across.update()
-            self._wait(features=self.queue - 1, parameters=self.queue)
+            self._wait(self.queue)  # what goes out now goes while the next batch is trained
         return LocalOutput(output.logits, losses)
 
     def _losses_and_image(self, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -203,13 +204,12 @@ class BlockParallel:
             own.copy_(new.view(own.shape))
         self._unmirrored -= 1
 
-    def _wait(self, features: int = 0, parameters: int = 0) -> None:
-        """Wait until no more messages of either kind than these have yet to arrive."""
+    def _wait(self, keep: int = 0) -> None:
+        """Wait until no more than ``keep`` messages have yet to arrive, each way."""
         if not self.is_last:
-            self.to_next.wait(features)
+            self.to_next.wait(keep)
         if not self.is_first:
-            # One more than features: it is taken at the next update, and batches may come between.
-            self.to_previous.wait(parameters)
+            self.to_previous.wait(keep)
 
     def finish(self) -> None:
         """Let the last batches pass through: all processes are at the same step after this.

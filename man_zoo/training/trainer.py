@@ -102,7 +102,7 @@ class Trainer:
     @property
     def lag(self) -> int:
         """Updates that the first process of a batch may be ahead of the last, and one."""
-        return 1 + (self.places.block_count - 1) * self.parallel.queue
+        return 1 + (self.places.block_count - 1) * (self.parallel.queue + 1)
 
     def start_epoch(self, epoch: int, batches: int = 0) -> None:
         """Put everything in place for ``epoch``, counted from 0, after so many of its batches."""
