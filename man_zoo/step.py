@@ -41,7 +41,7 @@ def local_step(
     late: bool = False,
     key: Sequence[int] | None = None,
     first: int = 0,
-    pass_on: Callable[[Tensor], object] | None = None,
+    pass_on: Callable[[Tensor, Tensor], object] | None = None,
 ) -> LocalOutput:
     """Forward, backward and, where asked, update of every block in turn (MAN, algorithm 1).
 
@@ -65,7 +65,8 @@ def local_step(
         key: Seed and step, say: a block's random numbers then follow from these and its index
             alone. Drawn from torch's generators as they are if left out.
         first: Index of the first of these blocks in the network, where others train those before.
-        pass_on: Takes the last block's features, right after its forward, where others go on.
+        pass_on: Takes the last block's features and the losses ``(K,)``, where others go on, right
+            after its forward: they can be sent while it runs backward.
     """
     features, losses, last = images, [], len(blocks) - 1
     backwards = [backward] * len(blocks) if callable(backward) else backward
@@ -79,12 +80,12 @@ def local_step(
     for j, block in enumerate(blocks):
         with nullcontext() if key is None else drawn_from(*key, first + j, device=images.device):
             features, loss, logits = block(features, target, restored)
+        losses.append(loss.detach())
         if j == last:
             if pass_on is not None:
-                pass_on(features)
+                pass_on(features, torch.stack(losses))
             del features  # nobody else reads them, and backward needs the room
         backwards[j](loss)
-        losses.append(loss.detach())
         # The last reference to the graph's root: without this the block would outlive its turn.
         del loss
         if not late:

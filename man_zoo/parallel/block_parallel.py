@@ -88,7 +88,6 @@ class BlockParallel:
             any(auxiliary.needs_image for auxiliary in model.auxiliaries[start:])
             for start in (self.own.start, self.own.stop)
         )
-        self._features: list[Tensor] = []
         self._came: tuple[Tensor, Tensor]
         self._beside: list[Tensor] = []
         self.waited = 0.0  # seconds of the host, for neighbours
@@ -158,6 +157,11 @@ class BlockParallel:
             ValueError: For images of a size that the auxiliaries do not take.
         """
         before, image = self._losses_and_image(features)
+
+        def hand_on(features: Tensor, losses: Tensor) -> None:
+            rest = [image] if self._image_out and image is not None else []
+            self.to_next.put([features, target, _joined(before, losses), *rest])
+
         output = local_step(
             self.blocks if blocks is None else blocks,
             self.links,
@@ -166,16 +170,12 @@ class BlockParallel:
             restored=image,
             update_momentum=update_momentum,
             first=self.own.start,
-            pass_on=None if self.is_last else self._features.append,
+            pass_on=None if self.is_last else hand_on,
             **options,
         )
         del features
-        losses = output.losses if before is None else torch.cat([before, output.losses])
         if self.watched and update_momentum:
             self.to_previous.put([_vector(self.watched)], headers=False)
-        if not self.is_last:
-            rest = [image] if self._image_out and image is not None else []
-            self.to_next.put([self._features.pop(), target, losses, *rest])
         with self._waiting():
             if self.across is not None and update_momentum:
                 if self._unmirrored == self.queue:
@@ -183,7 +183,7 @@ class BlockParallel:
                 self._unmirrored += 1
                 self.across.update()
             self._wait(self.queue)  # what goes out now goes while the next batch is trained
-        return LocalOutput(output.logits, losses)
+        return LocalOutput(output.logits, _joined(before, output.losses))
 
     def _losses_and_image(self, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Losses of the blocks before, and the un-normalised image where it is looked at."""
@@ -316,6 +316,10 @@ def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _without_data(tensor: Tensor) -> Tensor:
     meta = tensor.detach().to("meta")
     return nn.Parameter(meta, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else meta
+
+
+def _joined(before: Tensor | None, losses: Tensor) -> Tensor:
+    return losses if before is None else torch.cat([before, losses])
 
 
 def _vector(parameters: Sequence[Tensor]) -> Tensor:
