@@ -44,7 +44,7 @@ def test_one_process_alone_takes_the_whole_step():
     (batch,) = parallel.batches([(images, target)], 1)
     assert torch.equal(parallel.step(*batch).losses, expected)
     parallel.finish()
-    (logits,) = parallel.forward(model.eval().backbone, images)
+    (logits,) = parallel.through(model.eval().backbone)(images)
     assert torch.equal(logits, model(images))
 
 

@@ -9,7 +9,6 @@ the first of a few consecutive steps is left out, in which a pipeline fills.
 import json
 import tempfile
 import time
-import warnings
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,18 +18,18 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import multiprocessing, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import multiprocessing
 from tqdm import tqdm
 
 from ..console import table, user_errors
+from ..local_model import LocalModel
 from ..meter import LiveBytes
 from ..parallel.block_parallel import BlockParallel
-from ..parallel.data_parallel import Replica, average_gradients
+from ..parallel.data_parallel import PlainReplica, Replica, average_gradients
 from ..planner import Setting, place
 from ..runs.metadata import machine
 from .candidates import Candidate, parse_candidate
-from .report import settings
+from .report import above_settings, settings
 from .step import build, create_optimizers, noise
 
 STEPS = 4  # consecutive ones, of which the first is not timed
@@ -63,10 +62,10 @@ def compare_processes(args: Namespace) -> dict[str, Any]:
     """
     with user_errors():
         candidate = _check(args)
-        model = build(candidate, args, CPU)
-        place(model, _setting(args), args.block_parallel)  # what is wrong is said here
+        setting = Setting(args.batch_size, "sgd", args.mixed_precision)
+        ranges = place(_model(args, candidate), setting, args.block_parallel).ranges
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_work, (args, folder), nprocs=args.block_parallel)
+        multiprocessing.spawn(_work, (args, candidate, ranges, folder), args.block_parallel)
         results = json.loads((Path(folder) / "results.json").read_text())
     return {"machine": machine(CPU), "settings": settings(args), "results": results}
 
@@ -87,11 +86,9 @@ def _check(args: Namespace) -> Candidate:
     return parse_candidate(args.models[0], dict(args.model_kwargs))
 
 
-def _setting(args: Namespace) -> Setting:
-    return Setting(args.batch_size, "sgd", args.mixed_precision)
-
-
-def _work(rank: int, args: Namespace, folder: str) -> None:
+def _work(
+    rank: int, args: Namespace, candidate: Candidate, ranges: Sequence[range], folder: str
+) -> None:
     """What each process does: all ways in turn, round by round."""
     count = args.block_parallel
     dist.init_process_group(
@@ -100,11 +97,11 @@ def _work(rank: int, args: Namespace, folder: str) -> None:
     whole, share = f"batch {args.batch_size}", f"batch {args.batch_size // count} each"
     one_thread = f"1 process, 1 thread, {whole}"
     ways = {
-        one_thread: _alone(rank, args),
-        f"1 process, {count} threads, {whole}": _alone(rank, args, count),
-        f"{count} processes, DDP, {share}": _data(args, _ddp),
-        f"{count} processes, data parallel, {share}": _data(args, Replica),
-        f"{count} processes, block-parallel, {whole}": _blocks(args),
+        one_thread: _alone(rank, args, candidate),
+        f"1 process, {count} threads, {whole}": _alone(rank, args, candidate, count),
+        f"{count} processes, DDP, {share}": _data(args, candidate, PlainReplica),
+        f"{count} processes, data parallel, {share}": _data(args, candidate, Replica),
+        f"{count} processes, block-parallel, {whole}": _blocks(args, candidate, ranges),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     peaks = {name: _peak(way) for name, way in ways.items()}
@@ -156,40 +153,32 @@ def _peak(way: Way) -> int:
     return meter.peak
 
 
-def _alone(rank: int, args: Namespace, threads: int = 1) -> Way:
+def _alone(rank: int, args: Namespace, candidate: Candidate, threads: int = 1) -> Way:
     if rank:  # waits meanwhile
         return Way(lambda steps: 0.0, tells=False, resident=[])
-    model = build(_check(args), args, CPU)
-    parallel = BlockParallel(model, [range(len(model.blocks))])
-    return _way(parallel, args, args.batch_size, tells=True, threads=threads)
+    return _way(_whole(args, candidate), args, args.batch_size, tells=True, threads=threads)
 
 
-def _ddp(block: nn.Module, group: dist.ProcessGroup) -> DistributedDataParallel:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch 2.14's name is not in 2.11
-        return DistributedDataParallel(
-            block, process_group=group, gradient_as_bucket_view=True, broadcast_buffers=False
-        )
-
-
-def _data(
-    args: Namespace, wrap: Callable[[nn.Module, dist.ProcessGroup], DistributedDataParallel]
-) -> Way:
-    torch.manual_seed(0)
-    model = build(_check(args), args, CPU)
-    parallel = BlockParallel(model, [range(len(model.blocks))])
-    assert dist.group.WORLD is not None
-    replicas = [wrap(block, dist.group.WORLD) for block in parallel.blocks]
+def _data(args: Namespace, candidate: Candidate, replica: type[PlainReplica | Replica]) -> Way:
+    parallel = _whole(args, candidate)
+    replicas = [replica(block) for block in parallel.blocks]
     batch_size = args.batch_size // args.block_parallel
     return _way(parallel, args, batch_size, tells=dist.get_rank() == 0, replicas=replicas)
 
 
-def _blocks(args: Namespace) -> Way:
-    torch.manual_seed(0)
-    model = build(_check(args), args, CPU)
-    ranges = place(model, _setting(args), args.block_parallel).ranges
-    parallel = BlockParallel(model, ranges)
+def _blocks(args: Namespace, candidate: Candidate, ranges: Sequence[range]) -> Way:
+    parallel = BlockParallel(_model(args, candidate), ranges)
     return _way(parallel, args, args.batch_size, tells=parallel.is_last)
+
+
+def _whole(args: Namespace, candidate: Candidate) -> BlockParallel:
+    model = _model(args, candidate)
+    return BlockParallel(model, [range(len(model.blocks))])
+
+
+def _model(args: Namespace, candidate: Candidate) -> LocalModel:
+    torch.manual_seed(0)  # equal weights in every process
+    return build(candidate, args, CPU)
 
 
 def _way(
@@ -198,7 +187,7 @@ def _way(
     batch_size: int,
     *,
     tells: bool,
-    replicas: Sequence[DistributedDataParallel] = (),
+    replicas: Sequence[PlainReplica] = (),
     threads: int = 1,
 ) -> Way:
     """Steps on a batch of noise, each block by an SGD of its own."""
@@ -244,7 +233,4 @@ def render_processes(report: dict[str, Any]) -> str:
         for result in report["results"]
     ]
     header = ("way", "ms/step", "images/s", "speed-up", "peak MiB of each process")
-    lines = [table(header, rows), ""]
-    for part in ("machine", "settings"):
-        lines.append(", ".join(f"{key} {value}" for key, value in report[part].items()))
-    return "\n".join(lines)
+    return above_settings(table(header, rows), report)

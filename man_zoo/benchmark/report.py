@@ -164,7 +164,13 @@ def render(report: dict[str, Any]) -> str:
         ]
         for result in results
     ]
-    lines = [table(["model", *(header for header, _ in columns.values())], rows), ""]
-    for part in ("machine", "settings"):
-        lines.append(", ".join(f"{key} {value}" for key, value in report[part].items()))
-    return "\n".join(lines)
+    return above_settings(
+        table(["model", *(header for header, _ in columns.values())], rows), report
+    )
+
+
+def above_settings(text: str, report: dict[str, Any]) -> str:
+    """A table, with the machine and the settings under it."""
+    parts = (report[part].items() for part in ("machine", "settings"))
+    lines = (", ".join(f"{key} {value}" for key, value in part) for part in parts)
+    return "\n".join([text, "", *lines])

@@ -230,21 +230,28 @@ class BlockParallel:
 
     # Validation -----------------------------------------------------------------------------------
 
-    def forward(self, backbone: nn.Module, features: Tensor) -> list[Tensor]:
-        """A backbone's logits ``(B, classes)``, in the last process; none in the others.
+    def through(self, backbone: nn.Module) -> Callable[[Tensor], list[Tensor]]:
+        """A forward pass: features, as :meth:`batches` gave them, to a list of logits.
+
+        The list has the backbone's logits ``(B, classes)`` in the last process, and is empty in the
+        others.
 
         Args:
             backbone: The model's own, or a copy of it, e.g. its moving average.
-            features: As :meth:`batches` gave them.
         """
         if self.is_first and self.is_last:
-            return [backbone(features)]
+            return lambda images: [backbone(images)]
         units = list_units(backbone)
         ranges = block_ranges(self.model.cuts, len(units))
-        for i in range(ranges[self.own.start].start, ranges[self.own[-1]].stop):
-            features = units.modules[i](features)
-        self._pass_on(features)
-        return [units.head(features)] if self.is_last else []
+        own = units.modules[ranges[self.own.start].start : ranges[self.own[-1]].stop]
+
+        def forward(features: Tensor) -> list[Tensor]:
+            for unit in own:
+                features = unit(features)
+            self._pass_on(features)
+            return [units.head(features)] if self.is_last else []
+
+        return forward
 
     def forward_exits(self, features: Tensor) -> list[Tensor]:
         """Logits ``(B, classes)`` of every block of this process.

@@ -41,8 +41,8 @@ class Averages:
         self.under_way.clear()
 
 
-class Replica(DistributedDataParallel):
-    """A block that every process of a group has; ``averages`` says when its gradients are final.
+class PlainReplica(DistributedDataParallel):
+    """A block that every process of a group has, in DDP as it is: its backward waits for all.
 
     Args:
         block: The block; the group's first process's parameters become everyone's.
@@ -57,6 +57,18 @@ class Replica(DistributedDataParallel):
             super().__init__(
                 block, process_group=group, gradient_as_bucket_view=True, broadcast_buffers=False
             )
+
+
+class Replica(PlainReplica):
+    """A block whose backward does not wait; ``averages`` says when its gradients are final.
+
+    Args:
+        block: As there.
+        group: As there.
+    """
+
+    def __init__(self, block: nn.Module, group: dist.ProcessGroup | None = None) -> None:
+        super().__init__(block, group)
         self.averages = Averages(self.process_group)
         self.register_comm_hook(self.averages, Averages.start)
 

@@ -1,7 +1,6 @@
 """Exact scores over a loader, in one process or many."""
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 import torch
@@ -76,8 +75,7 @@ def validate(
     """
     backbone.eval()
     known = range(1) if parallel.is_last else range(0)
-    forward = partial(parallel.forward, backbone)
-    result = evaluate(accelerator, task, forward, loader, known=known)
+    result = evaluate(accelerator, task, parallel.through(backbone), loader, known=known)
     return {f"{prefix}_{key}": result[key] for key in ("top1", "top5", "loss")}
 
 
@@ -103,6 +101,5 @@ def evaluate_exits(
         outputs, known = len(model.blocks), parallel.own
         return evaluate(accelerator, task, parallel.forward_exits, loader, outputs, known)
     known = range(1) if parallel.is_last else range(0)
-    forward = partial(parallel.forward, model.backbone)
-    result = evaluate(accelerator, task, forward, loader, known=known)
+    result = evaluate(accelerator, task, parallel.through(model.backbone), loader, known=known)
     return result | {"exits": [None] * len(model.auxiliaries) + result["exits"]}
