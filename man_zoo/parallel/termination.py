@@ -47,12 +47,10 @@ class Termination:
 
     Args:
         go_on: What to do then, e.g. ``go on with --resume runs/first``; ends the sentence.
-        lag: Updates between a vote and its count. No process waits for others that are no more
-            than so many updates behind.
     """
 
-    def __init__(self, go_on: str, lag: int = 1) -> None:
-        self.go_on, self.lag = go_on, lag
+    def __init__(self, go_on: str) -> None:
+        self.go_on = go_on
         self.asked = False  # of this process
         self._begun = False
         self._votes: deque[tuple[distributed.Work, torch.Tensor]] = deque()
@@ -99,6 +97,10 @@ class Termination:
         """Stop, if any process has been asked to: at this look or, with ``lag``, so many before.
 
         Every process comes here at the same points of its run, and all raise at the same one.
+
+        Args:
+            lag: Looks between a vote and its count. No process waits for others that are no more
+                than so many behind.
 
         Raises:
             Stopped: Then.

@@ -115,7 +115,6 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
     started = time.perf_counter()
     # The last of several that share the blocks knows all losses.
     tells = accelerator.is_local_main_process if places.blocks is None else places.tells
-    termination.lag = trainer.lag
 
     def passes(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
         """Once through a loader; to its end where other processes wait for what comes."""
@@ -230,7 +229,7 @@ def train_epoch(
                 bar.show(progress.epoch + 1, so_far.watch.look(), images_per_second())
             bar.advance()
             if progress.batches < batches:
-                termination.look(lag=termination.lag)
+                termination.look(lag=trainer.lag)
     losses = so_far.watch.mean()
     trainer.finish_epoch()
     check_weights(places, trainer.model, trainer.updates)
