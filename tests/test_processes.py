@@ -67,11 +67,16 @@ class Process:
             for block in model.blocks[: own.start]:
                 features = block.units(features)
         self.incoming = features.shape
+        if own.start:
+            self.resident.append(self.receive())  # the next batch, from the process before
+
+    def receive(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        image = torch.empty(self.images) if self.looks else None
+        return torch.empty(self.incoming), torch.empty(BATCH, dtype=torch.long), image
 
     def step(self) -> None:
-        received = features = torch.empty(self.incoming)
-        target = torch.empty(BATCH, dtype=torch.long)
-        image = torch.empty(self.images) if self.looks else None
+        received, target, image = self.receive()
+        features = received
         for j, (block, optimizer) in enumerate(zip(self.blocks, self.optimizers, strict=True)):
             features, loss, _ = block(features, target, image)
             if self.final and block is self.blocks[-1]:
@@ -125,8 +130,9 @@ def bytes_of_each(blocks: list[RunCost], ranges: list[range]) -> list[int]:
     sizes = []
     for own in ranges:
         first, *later = [blocks[j] for j in own]
-        size = sum(blocks[j].resident for j in own) + first.input + first.target
-        size += max(blocks[j].image for j in own)
+        comes = first.input + first.target + max(blocks[j].image for j in own)
+        size = sum(blocks[j].resident for j in own) + comes
+        size += comes if own.start else 0  # the next batch arrives meanwhile
         size += max(first.turn, *(block.later for block in later), 0)
         if own.stop < len(blocks):
             following = blocks[own.stop]

@@ -90,6 +90,7 @@ class BlockParallel:
         )
         self._came: tuple[Tensor, Tensor]
         self._beside: list[Tensor] = []
+        self._left = 0  # batches that have yet to come in this loop
         self.waited = 0.0  # seconds of the host, for neighbours
         self._unmirrored = 0  # the next process's updates that the mirror has yet to take
         if count > 1:
@@ -122,14 +123,18 @@ class BlockParallel:
                 probabilities ``(B, classes)``; read in the first process alone.
             count: How many batches, the same in every process; the loader has that many or more.
         """
-        if self.is_first:
-            for self._came in islice(loader, count):
-                yield self._came
-        for _ in range(0 if self.is_first else count):
+        self._left = count
+        for came in islice(loader, count) if self.is_first else self._from_previous(count):
+            self._came, self._left = came, self._left - 1
+            yield came
+
+    def _from_previous(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for left in reversed(range(count)):
             with self._waiting():
                 features, target, *self._beside = self.from_previous.take()
-            self._came = features, target
-            yield self._came
+            if left:
+                self.from_previous.expect()
+            yield features, target
 
     def step(
         self,
@@ -137,6 +142,7 @@ class BlockParallel:
         target: Tensor,
         *,
         blocks: Sequence[Callable[..., Any]] | None = None,
+        step: Callable[[int], object] | None = None,
         update_momentum: bool = True,
         **options: Any,
     ) -> LocalOutput:
@@ -146,9 +152,9 @@ class BlockParallel:
             features: As :meth:`batches` gave them.
             target: Likewise; in the first process perhaps mixed, ``(B, classes)``.
             blocks: This process's blocks, wrapped (DDP, compiled); as they are by default.
+            step: Called with the index among this process's blocks, after a block's backward.
             update_momentum: Whether MAN's copies follow in this step, the same in every process.
-            options: ``backward``, ``step``, ``late`` and ``key`` of :func:`man_zoo.local_step`;
-                ``step`` is called with the index among this process's blocks.
+            options: ``backward``, ``late`` and ``key`` of :func:`man_zoo.local_step`.
 
         Returns:
             Losses ``(own.stop,)`` of all blocks up to this process's last, and its logits.
@@ -162,20 +168,25 @@ class BlockParallel:
             rest = [image] if self._image_out and image is not None else []
             self.to_next.put([features, target, _joined(before, losses), *rest])
 
+        def update(j: int) -> None:
+            if step is not None:
+                step(j)
+            if j == 0 and self.watched and update_momentum:  # early: the one before waits for it
+                self.to_previous.put([_vector(self.watched)], headers=False)
+
         output = local_step(
             self.blocks if blocks is None else blocks,
             self.links,
             features,
             target,
             restored=image,
+            step=update,
             update_momentum=update_momentum,
             first=self.own.start,
             pass_on=None if self.is_last else hand_on,
             **options,
         )
         del features
-        if self.watched and update_momentum:
-            self.to_previous.put([_vector(self.watched)], headers=False)
         with self._waiting():
             if self.across is not None and update_momentum:
                 if self._unmirrored == self.queue:
@@ -218,7 +229,17 @@ class BlockParallel:
         """
         while self._unmirrored:
             self._mirror()
+        if self._left:
+            self._leave()
         self._wait()
+
+    def _leave(self) -> None:
+        """End a loop before its last batch: what the next process expects by then is a message."""
+        self._left = 0
+        if not self.is_first:
+            self.from_previous.take()
+        if not self.is_last:
+            self.to_next.put([torch.zeros(1, device=self.device)])
 
     def refresh(self) -> None:
         """Mirror the next process's parameters anew; in every process, after loading weights."""

@@ -6,6 +6,8 @@ one that goes the other way.
 
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future
+from threading import Thread
 
 import torch
 import torch.distributed as dist
@@ -67,8 +69,35 @@ class Inbox:
     def __init__(self, peer: int, group: dist.ProcessGroup, device: torch.device) -> None:
         self.peer, self.group, self.device = peer, group, device
 
+        self._ahead: Future[list[Tensor]] | None = None
+
+    def expect(self) -> None:
+        """Receive the next message from now on, so that :meth:`take` finds it there.
+
+        On the CPU a message takes long beside computation, because what moves it must find a core
+        again for every piece. A GPU's copies run beside its kernels, and are left to its streams.
+        """
+        if self.device.type != "cpu":
+            return
+        ahead: Future[list[Tensor]] = Future()
+
+        def receive() -> None:
+            try:
+                ahead.set_result(self._receive())
+            except BaseException as error:
+                ahead.set_exception(error)
+
+        self._ahead = ahead
+        Thread(target=receive, daemon=True).start()  # no process lives on for it
+
     def take(self) -> list[Tensor]:
         """The next message; waits for it."""
+        if self._ahead is None:
+            return self._receive()
+        ahead, self._ahead = self._ahead, None
+        return ahead.result()
+
+    def _receive(self) -> list[Tensor]:
         headers = torch.empty(_MOST, 3 + _DIMENSIONS, dtype=torch.int64, device=self.device)
         self.fill([headers])
         tensors = [_empty(header, self.device) for header in headers.tolist() if header[0] >= 0]

@@ -3,9 +3,10 @@
 A process runs batch t in the slot in which the next one runs batch t - 1, so a slot lasts as long
 as the slowest process's share of a step. Processes count as equally fast. What one holds: its
 blocks' weights and optimizer state; what comes in (features or images, target, the un-normalised
-images where an auxiliary looks at them); a mirror of the next process's first units where MAN
-follows them; what goes out of the last batch, until it has been sent; and the most that is alive
-during its blocks' turns.
+images where an auxiliary looks at them), twice where it comes from another process, because the
+next batch arrives meanwhile; a mirror of the next process's first units where MAN follows them;
+what goes out of the last batch, until it has been sent; and the most that is alive during its
+blocks' turns.
 """
 
 from collections.abc import Sequence
@@ -94,7 +95,7 @@ def assign(blocks: Sequence[RunCost], processes: int, limits: Sequence[int] = ()
     runs = []
     for start, stop in combinations(range(len(blocks) + 1), 2):
         cost, following = together(blocks[start:stop]), (*blocks, None)[stop]
-        size = process_bytes(cost, following)
+        size = process_bytes(cost, following, first=start == 0)
         runs.append(Run(start, stop, stop - start, cost.flops, size))
     best = fastest(runs, len(blocks), len(blocks), own_limits)
     if best is None:
@@ -115,14 +116,17 @@ def _numbers(run: Run) -> str:
     return f"block {run.stop}" if run.k == 1 else f"blocks {run.start + 1} to {run.stop}"
 
 
-def process_bytes(own: RunCost, following: RunCost | None) -> int:
+def process_bytes(own: RunCost, following: RunCost | None, *, first: bool) -> int:
     """Most bytes alive in a process.
 
     Args:
         own: Of its blocks together.
         following: Of the next process's first block.
+        first: Whether it is the first process, to which nothing is sent.
     """
     alone = own.kept + own.turn
+    if not first:  # the next batch arrives meanwhile
+        alone += own.input + own.target + own.image
     if following is None:
         return alone
     return alone + following.source + sent_bytes(own, following)

@@ -101,7 +101,7 @@ class Spread:
                     part.stop,
                     blocks,
                     part.cost.flops,
-                    process_bytes(part.cost, self._following(part)),
+                    process_bytes(part.cost, self._following(part), first=part.start == 0),
                     part.cuts,
                 )
 
