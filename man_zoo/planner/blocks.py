@@ -159,18 +159,25 @@ def block_cost(
 def _turn(model: CostModel, block: range, units: Sequence[Piece], output: Piece) -> tuple[int, int]:
     """Most bytes alive in forward and backward, and while the optimizer steps."""
     start, end = block[0], block[-1]
-    alive = peak = 0
+    last = end == len(model.units) - 1
+    alive = peak = waiting = 0  # waiting: the last output, which nobody may have saved
+    inputs = []
     for unit in units:
-        peak = max(peak, alive + unit.forward_peak)
-        alive += unit.saved
-    peak = max(peak, alive + max(output.forward_peak, output.backward_peak))
-    gradients, largest = output.gradients, output.largest
+        peak = max(peak, alive + waiting + unit.forward_peak)
+        inputs.append(waiting if unit.saves_input else 0)
+        alive, waiting = alive + inputs[-1] + unit.saved, unit.output
+    peak = max(peak, alive + waiting + output.forward_peak)
+    kept = 0 if last and not output.saves_input else waiting
+    peak = max(peak, alive + kept + output.backward_peak)
+    gradients, temporaries = output.gradients, output.temporaries
     for i, unit in reversed(list(enumerate(units, start))):
         alive -= unit.saved
         peak = max(peak, alive + gradients + backward_peak(model, unit, i, end))
-        gradients, largest = gradients + unit.gradients, max(largest, unit.largest)
-    features = model.out_bytes[end] if end < len(model.units) - 1 else 0
-    return peak, features + model.step_peak(gradients, largest)
+        alive -= inputs[i - start]
+        gradients += unit.gradients
+        temporaries = model.together(temporaries, unit.temporaries)
+    features = 0 if last else model.out_bytes[end]
+    return peak, features + gradients + temporaries
 
 
 def input_bytes(model: CostModel, start: int) -> int:

@@ -6,14 +6,13 @@ cut of a ResNet-152 can be looked at in seconds, on a machine that could not hol
 """
 
 import copy
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,9 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..auxiliary import Auxiliary
 from ..auxiliary.build import build_auxiliary
 from ..families import list_units, unit_shapes
-from ..meter import LiveBytes, tensors_of
+from ..meter import tensors_of
 from ..recompute import run
 from ..spec import LocalSpec
+from ..target import acting_as
+from .optimizer import OptimizerCost, create_optimizer, optimizer_cost, steps_at_once
 from .piece import Piece, bytes_of, measure_bytes, without_data
 
 LOW_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -38,16 +39,42 @@ class Setting:
         batch_size: Images a step.
         opt: timm's name of the optimizer; one a block, stepping right after its backward.
         precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"`` autocast over float32 weights.
+        device: ``"cuda"`` or ``"cpu"``, whose autocast, attention and optimizers are counted.
+        opt_kwargs: Keywords of the optimizer; the training recipe's by default.
+        grad_accum_steps: Batches to one update. With more than one the gradients of all blocks
+            live through the step.
+        model_ema: Whether an average of the backbone's weights is kept.
+        processes: That average their gradients (DDP), whose buckets live through the step.
+        channels_last: Whether weights and images are in channels-last order.
+        soft_target: Whether a target is a probability for each class (mixup), not an index.
     """
 
     batch_size: int
     opt: str = "sgd"
     precision: str = "no"
+    device: str = "cuda"
+    opt_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    grad_accum_steps: int = 1
+    model_ema: bool = False
+    processes: int = 1
+    channels_last: bool = False
+    soft_target: bool = False
 
     def autocast(self) -> AbstractContextManager[Any]:
+        """Around a forward pass on the CPU's tensors, within ``acting_as(device)``."""
         if self.precision == "no":
             return nullcontext()
         return torch.autocast("cpu", LOW_PRECISION[self.precision])
+
+    @property
+    def keeps_gradients(self) -> bool:
+        """Whether the gradients of all blocks live through the step."""
+        return self.grad_accum_steps > 1 or self.processes > 1
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Of weights and images."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
 
 class CostModel:
@@ -79,21 +106,35 @@ class CostModel:
         self._of_units: dict[Any, Any] = {}
         self._of_auxiliaries: dict[Any, Any] = {}
         self._meta_units = list_units(without_data(backbone, "meta"))
-        with self._mode:
-            self._backbone = without_data(backbone, "cpu").train()
+        self.num_classes = backbone.num_classes
+        with self._step():
+            self._backbone = self._fake(backbone)
             self.units = list_units(self._backbone)
-            self._images = torch.empty(setting.batch_size, *input_size)
-            self._target = torch.empty(setting.batch_size, dtype=torch.long)
+            images = torch.empty(setting.batch_size, *input_size)
+            self._images = images.contiguous(memory_format=setting.memory_format)
+            self._target = (
+                torch.empty(setting.batch_size, self.num_classes)
+                if setting.soft_target
+                else torch.empty(setting.batch_size, dtype=torch.long)
+            )
             self._features = self._run_units()
         self.out_bytes = [bytes_of(h) for h in self._features]
         self.image_bytes, self.target_bytes = bytes_of(self._images), bytes_of(self._target)
-        self.num_classes = self._backbone.num_classes
 
     def with_spec(self, spec: LocalSpec) -> "CostModel":
         """The same backbone for another method; what was measured of its units is shared."""
         other = copy.copy(self)
         other.spec, other._of_auxiliaries = spec, {}
         return other
+
+    @contextmanager
+    def _step(self) -> Iterator[None]:
+        """Where the step runs: on fake tensors, as on the device."""
+        with self._mode, acting_as(self.setting.device):
+            yield
+
+    def _fake(self, module: Any) -> Any:
+        return without_data(module, "cpu", self.setting.memory_format).train()
 
     def _run_units(self) -> list[Tensor]:
         """Output of every unit, for its shape and type."""
@@ -158,7 +199,7 @@ class CostModel:
         def measure() -> Piece:
             built = self._build(cut, place, recompute)
             with self._mode:
-                auxiliary = without_data(built, "cpu").train()
+                auxiliary = self._fake(built)
             return self._measure(
                 auxiliary, lambda h: auxiliary(h, self._target, self._images)[0], h, recompute
             )
@@ -203,34 +244,41 @@ class CostModel:
                 kept=(self._images, self._target),
                 autocast=self.setting.autocast,
                 differentiable=differentiable,
+                gradients=self.setting.keeps_gradients,
             )
 
-        with self._mode, FlopCounterMode(display=False) as arithmetic:
+        with self._step(), FlopCounterMode(display=False) as arithmetic:
             piece = measure()
         if recompute:
             # Counting arithmetic keeps recomputed activations alive: bytes in a run of their own.
-            with self._mode:
+            with self._step():
                 piece = measure()
         self.progress()
-        return replace(piece, flops=arithmetic.get_total_flops())
+        temporaries = self._optimizer(module).temporaries
+        return replace(piece, temporaries=temporaries, flops=arithmetic.get_total_flops())
 
     # What lives through the whole step ------------------------------------------------------------
 
     @cached_property
     def resident(self) -> int:
-        """Bytes of the backbone, its optimizer's state, the images and the target."""
-        return self._resident(self._backbone) + self.image_bytes + self.target_bytes
+        """Bytes of the backbone, its optimizers' state, its average, the images and the target."""
+        unused = self._weights(self._backbone) - self._weights(self.units.head)
+        unused -= sum(self._weights(unit) for unit in self.units.modules)
+        used = self.head_resident + sum(self.unit_resident(i) for i in range(len(self.units)))
+        return used + unused + self.image_bytes + self.target_bytes
 
     def unit_resident(self, i: int) -> int:
         """Bytes of unit ``i``, and of its optimizer's state."""
         return _remember(
-            self._of_units, ("resident", i), lambda: self._resident(self.units.modules[i])
+            self._of_units,
+            ("resident", i),
+            lambda: self._resident(self.units.modules[i], averaged=self.setting.model_ema),
         )
 
     @cached_property
     def head_resident(self) -> int:
         """The same of the head."""
-        return self._resident(self.units.head)
+        return self._resident(self.units.head, averaged=self.setting.model_ema)
 
     def source_bytes(self, start: int) -> int:
         """Bytes of what a block before unit ``start`` copies again after every step, if it does."""
@@ -252,29 +300,44 @@ class CostModel:
             lambda: self._resident(self._auxiliary(cut, place)),
         )
 
-    def _resident(self, module: nn.Module) -> int:
-        learning = sum(bytes_of(p) for p in module.parameters() if p.requires_grad)
-        weights = sum({id(t): bytes_of(t) for t in tensors_of(module)}.values())
-        return weights + round(self._optimizer_costs[0] * learning)
+    def _resident(self, module: nn.Module, averaged: bool = False) -> int:
+        """Bytes of weights, of the optimizer's state, and of what else lives as long.
 
-    def step_peak(self, gradients: int, largest: int) -> int:
-        """Bytes alive while a block's optimizer steps, beyond what is resident."""
-        return gradients + round(self._optimizer_costs[1] * largest)
+        Args:
+            module: Whose weights.
+            averaged: Whether an average of them is kept.
+        """
+        learning = sum(bytes_of(p) for p in module.parameters() if p.requires_grad)
+        gradients = learning if self.setting.keeps_gradients else 0
+        weights = self._weights(module)
+        return weights * (1 + averaged) + self._optimizer(module).state + gradients
+
+    @staticmethod
+    def _weights(module: nn.Module) -> int:
+        return sum({id(t): bytes_of(t) for t in tensors_of(module)}.values())
+
+    # Optimizers -----------------------------------------------------------------------------------
+
+    def _optimizer(self, module: nn.Module) -> OptimizerCost:
+        """State and temporaries of a module's optimizer."""
+        shapes = tuple((p.shape, p.requires_grad) for p in module.parameters())
+        return _remember(self._of_units, ("optimizer", shapes), lambda: self._measured_optimizer(module))
+
+    def _measured_optimizer(self, module: nn.Module) -> OptimizerCost:
+        setting = self.setting
+        with self._mode:
+            fake = without_data(module, "cpu", setting.memory_format)
+            return optimizer_cost(fake, setting.opt, setting.opt_kwargs, setting.device)
 
     @cached_property
-    def _optimizer_costs(self) -> tuple[float, float]:
-        """State and temporaries of the optimizer, in bytes for each byte of a weight matrix."""
-        weight = nn.Linear(256, 256, bias=False)
-        optimizer = create_optimizer_v2(weight, opt=self.setting.opt, lr=0.1, weight_decay=1e-4)
-        weight.weight.grad = torch.zeros(256, 256)
-        optimizer.step()
-        state = sum(bytes_of(t) for t in tensors_of(list(optimizer.state.values())))
-        with LiveBytes() as live:
-            live.track(weight, optimizer)
-            before = live.current
-            optimizer.step()
-        size = bytes_of(weight.weight)
-        return state / size, (live.peak - before) / size
+    def _steps_at_once(self) -> bool:
+        setting = self.setting
+        some = nn.Linear(1, 1, device="meta")
+        return steps_at_once(create_optimizer(some, setting.opt, setting.opt_kwargs, setting.device))
+
+    def together(self, one: int, other: int) -> int:
+        """Temporaries of an optimizer that has two pieces' parameters, from those of each."""
+        return one + other if self._steps_at_once else max(one, other)
 
 
 def _remember(measured: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:

@@ -17,89 +17,131 @@ class Piece:
     """Cost of a piece; bytes count from before its forward pass, its input not among them.
 
     Args:
-        saved: Alive after the forward pass, output included.
-        forward_peak: Most alive during the forward pass.
+        saved: Alive after the forward pass for its own backward.
+        output: Of its output, where that is not among what it saves: alive while the next piece
+            runs forward, and further only if that one saves it.
+        saves_input: Whether it keeps its input for its backward.
+        forward_peak: Most alive during the forward pass, output included.
         backward_peak: Most alive during the backward pass, the gradient of its output included.
         held_peak: The same where the output outlives the backward pass, as the next block's input.
-        gradients: Of its parameters, alive until the block's optimizer has stepped.
-        largest: Of its parameters, for the optimizer's temporaries.
+        gradients: Of its parameters, alive until the block's optimizer has stepped; 0 where they
+            live longer than that.
+        temporaries: Most that the optimizer has alive while it steps.
         flops: Forward, backward and recomputed.
     """
 
     saved: int
+    output: int
+    saves_input: bool
     forward_peak: int
     backward_peak: int
     held_peak: int
     gradients: int
-    largest: int
+    temporaries: int
     flops: int
 
 
 def measure_bytes(
     module: nn.Module,
     forward: Callable[[Tensor], Tensor],
-    x: Tensor,
+    like: Tensor,
     *,
     kept: tuple[Tensor, ...],
     autocast: Callable[[], AbstractContextManager[Any]],
     differentiable: bool,
+    gradients: bool = False,
 ) -> Piece:
-    """The bytes of a piece; its arithmetic is left at 0.
+    """The bytes of a piece; its arithmetic and the optimizer's temporaries are left at 0.
 
     Args:
         module: Whose parameters get gradients.
         forward: Runs it.
-        x: Its input.
+        like: As its input.
         kept: Tensors that live through the whole step: no part of any piece.
         autocast: Around the forward pass.
         differentiable: Whether a gradient is asked of the input.
+        gradients: Whether the parameters have gradients already, to which these are added.
     """
-    x = x.detach().requires_grad_(differentiable)
-    with LiveBytes() as live, LiveBytes() as holding:
-        for meter in (live, holding):
+    if gradients:
+        for p in module.parameters():
+            p.grad = torch.empty_like(p) if p.requires_grad else None
+    seed = like.new_zeros((), requires_grad=differentiable)
+    # The input comes and goes as in a step; for two of the three it counts to the end.
+    with LiveBytes() as coming, LiveBytes() as live, LiveBytes() as holding:
+        x = _Source.apply(seed, like)
+        for meter in (coming, live, holding):
             meter.track(module, x, *kept)
+        for meter in (live, holding):
+            meter.pin(x)
         before = live.current
         with autocast():
             y = forward(x)
-        saved, forward_peak = live.current - before, live.peak - before
+        forward_peak, alive = live.peak - before, live.current - before
         holding.pin(y)
+        passed_on = y.untyped_storage() is x.untyped_storage()
+        loss = _Sink.apply(y) if y.ndim else y
+        del y
+        saved, with_input = live.current - before, coming.current
+        del x
+        saves_input = passed_on or coming.current == with_input
         for meter in (live, holding):
             meter.reset_peak()
-        loss = _Consumer.apply(y) if y.ndim else y
-        del y
         loss.backward()
-    gradients = [bytes_of(p.grad) for p in module.parameters() if p.grad is not None]
+    grown = [p.grad for p in module.parameters() if p.grad is not None and not gradients]
     module.zero_grad()
     return Piece(
         saved=saved,
+        output=alive - saved,
+        saves_input=saves_input,
         forward_peak=forward_peak,
         backward_peak=live.peak - before,
         held_peak=holding.peak - before,
-        gradients=sum(gradients),
-        largest=max(gradients, default=0),
+        gradients=sum(map(bytes_of, grown)),
+        temporaries=0,
         flops=0,
     )
 
 
-class _Consumer(torch.autograd.Function):
+class _Source(torch.autograd.Function):
+    """Stands for what comes before a piece: makes its input, keeps nothing, takes a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, seed: Tensor, like: Tensor) -> Tensor:
+        return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=like.device)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0].new_zeros(()), None
+
+
+class _Sink(torch.autograd.Function):
     """Stands for what follows a unit: takes its output, keeps nothing, gives a gradient."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor) -> Tensor:
-        ctx.like = y.shape, y.dtype
+        ctx.like = torch.empty_like(y, device="meta")
         return y.new_empty(())
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        shape, dtype = ctx.like
-        return grads[0].new_empty(shape, dtype=dtype)
+        return torch.empty_like(ctx.like, device=grads[0].device)
 
 
-def without_data(module: Any, device: str) -> Any:
-    """A copy with new tensors of the same shapes: fake ones under ``FakeTensorMode``."""
+def without_data(
+    module: Any, device: str, memory_format: torch.memory_format = torch.contiguous_format
+) -> Any:
+    """A copy with new tensors of the same shapes: fake ones under ``FakeTensorMode``.
+
+    Args:
+        module: To be copied.
+        device: Of the copy.
+        memory_format: Of what has four dimensions, as ``module.to(memory_format=...)``.
+    """
 
     def empty(tensor: Tensor) -> Tensor:
-        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+        new = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+        channels_last = memory_format is torch.channels_last and tensor.ndim == 4
+        return new.contiguous(memory_format=memory_format) if channels_last else new
 
     memo: dict[int, Tensor] = {id(b): empty(b) for b in module.buffers()}
     memo |= {id(p): nn.Parameter(empty(p), p.requires_grad) for p in module.parameters()}

@@ -39,11 +39,14 @@ class Choices:
 class _Run:
     """A choice for units ``i`` to the end of a block: what may be alive before, and what it costs.
 
-    A linked list, the unit in front first.
+    A linked list, the unit in front first. ``entry`` is what may be alive with the unit's input
+    while it runs forward; ``room`` is for later, and has the input where ``saves_input``.
     """
 
     room: int
     flops: int
+    entry: int
+    saves_input: bool
     unit: int = -1
     recompute: bool = False
     rest: "_Run | None" = None
@@ -157,17 +160,20 @@ def _blocks_ending(model: CostModel, end: int, limit: int, choices: Choices) -> 
     last = end == len(model.units) - 1
     for auxiliary in (False,) if last else choices.auxiliaries:
         output = model.output(end, (0, 2), auxiliary)
-        room = limit - max(output.forward_peak, output.backward_peak)
-        runs = [_Run(room, output.flops)]
-        gradients, largest = output.gradients, output.largest
+        saves_input = output.saves_input or not last  # the next block's features
+        room, entry = limit - output.backward_peak, limit - output.forward_peak
+        runs = [_Run(room, output.flops, entry, saves_input)]
+        gradients, temporaries = output.gradients, output.temporaries
         for i in range(end, -1, -1):
             spare = limit - gradients
             started = _extend(model, runs, i, end, True, limit, spare, choices.units[i])
             unit = model.unit(i, first=True, recompute=choices.units[i][0])
-            gradients, largest = gradients + unit.gradients, max(largest, unit.largest)
-            fits = [run for run in started if run.room >= input_bytes(model, i)]
+            gradients += unit.gradients
+            temporaries = model.together(temporaries, unit.temporaries)
+            incoming = input_bytes(model, i)
+            fits = [run for run in started if min(run.room, run.entry) >= incoming]
             steps = limit - (0 if last else model.out_bytes[end])
-            if fits and model.step_peak(gradients, largest) <= steps:
+            if fits and gradients + temporaries <= steps:
                 run = min(fits, key=lambda run: run.flops)
                 if i not in best or run.flops < best[i].flops:
                     best[i] = _Block(i, end, run.flops, frozenset(run.recomputed()), auxiliary)
@@ -194,11 +200,14 @@ def _extend(
     longer = []
     for recompute in choices:
         unit = model.unit(i, first=first, recompute=recompute)
-        most = min(limit - unit.forward_peak, spare - backward_peak(model, unit, i, end))
+        most = spare - backward_peak(model, unit, i, end)
+        entry = limit - unit.forward_peak
         for run in runs:
-            room = min(run.room - unit.saved, most)
-            if room >= 0:
-                longer.append(_Run(room, run.flops + unit.flops, i, recompute, run))
+            later = run.room - (unit.output if run.saves_input else 0)
+            room = min(min(later, run.entry - unit.output) - unit.saved, most)
+            if min(room, entry) >= 0:
+                flops = run.flops + unit.flops
+                longer.append(_Run(room, flops, entry, unit.saves_input, i, recompute, run))
     longer.sort(key=lambda run: (run.flops, -run.room))
     front: list[_Run] = []
     for run in longer:
