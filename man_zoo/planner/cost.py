@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..auxiliary import Auxiliary
 from ..auxiliary.build import build_auxiliary
@@ -24,6 +23,7 @@ from ..meter import tensors_of
 from ..recompute import run
 from ..spec import LocalSpec
 from ..target import acting_as
+from .arithmetic import Arithmetic
 from .optimizer import OptimizerCost, create_optimizer, optimizer_cost, steps_at_once
 from .piece import Piece, bytes_of, measure_bytes, without_data
 
@@ -166,11 +166,11 @@ class CostModel:
         def forward(h: Tensor) -> Tensor:
             return run(module, h, recompute=recompute)
 
-        key = (_signature(module), x.shape, x.dtype, first, recompute)
+        alike = _remember(self._of_units, ("alike", i), lambda: _signature(module))
         return _remember(
             self._of_units,
-            key,
-            lambda: self._measure(module, forward, x, recompute, not first),
+            (alike, x.shape, x.dtype, first, recompute),
+            lambda: self._measure(module, forward, x, differentiable=not first),
         )
 
     def output(self, cut: int, place: tuple[int, int], recompute: bool) -> Piece:
@@ -191,7 +191,7 @@ class CostModel:
 
     def _head(self) -> Piece:
         head, h = self.units.head, self._features[-1]
-        return self._measure(head, lambda h: self.criterion(head(h), self._target), h, False)
+        return self._measure(head, lambda h: self.criterion(head(h), self._target), h)
 
     def _output(self, cut: int, place: tuple[int, int], recompute: bool) -> Piece:
         h = self._features[cut]
@@ -201,11 +201,15 @@ class CostModel:
             with self._mode:
                 auxiliary = self._fake(built)
             return self._measure(
-                auxiliary, lambda h: auxiliary(h, self._target, self._images)[0], h, recompute
+                auxiliary, lambda h: auxiliary(h, self._target, self._images)[0], h
             )
 
-        key = (_signature(self._auxiliary(cut, place)), h.shape, h.dtype, recompute)
-        return _remember(self._of_auxiliaries, key, measure)
+        alike = _remember(
+            self._of_auxiliaries,
+            ("alike", cut, place),
+            lambda: _signature(self._auxiliary(cut, place)),
+        )
+        return _remember(self._of_auxiliaries, (alike, h.shape, h.dtype, recompute), measure)
 
     def _auxiliary(self, cut: int, place: tuple[int, int]) -> Auxiliary:
         """The auxiliary on meta tensors, to tell what it costs like."""
@@ -233,11 +237,10 @@ class CostModel:
         module: nn.Module,
         forward: Callable[[Tensor], Tensor],
         x: Tensor,
-        recompute: bool,
         differentiable: bool = True,
     ) -> Piece:
-        def measure() -> Piece:
-            return measure_bytes(
+        with self._step(), Arithmetic() as arithmetic:
+            piece = measure_bytes(
                 module,
                 forward,
                 x,
@@ -246,16 +249,9 @@ class CostModel:
                 differentiable=differentiable,
                 gradients=self.setting.keeps_gradients,
             )
-
-        with self._step(), FlopCounterMode(display=False) as arithmetic:
-            piece = measure()
-        if recompute:
-            # Counting arithmetic keeps recomputed activations alive: bytes in a run of their own.
-            with self._step():
-                piece = measure()
         self.progress()
         temporaries = self._optimizer(module).temporaries
-        return replace(piece, temporaries=temporaries, flops=arithmetic.get_total_flops())
+        return replace(piece, temporaries=temporaries, flops=arithmetic.flops)
 
     # What lives through the whole step ------------------------------------------------------------
 
@@ -347,11 +343,20 @@ def _remember(measured: dict[Any, Any], key: Any, make: Callable[[], Any]) -> An
 
 
 def _signature(module: nn.Module) -> tuple[Any, ...]:
-    """Equal for modules that cost the same: their types, plain attributes and shapes."""
+    """Equal for modules that cost the same: their types, plain attributes and shapes.
+
+    Of a number with a fraction (a rate, an epsilon) it counts only whether it is 0.
+    """
     return tuple(
         (
             type(layer),
-            repr([(k, v) for k, v in vars(layer).items() if isinstance(v, _PLAIN)]),
+            repr(
+                [
+                    (k, bool(v) if isinstance(v, float) else v)
+                    for k, v in vars(layer).items()
+                    if isinstance(v, _PLAIN)
+                ]
+            ),
             tuple((p.shape, p.requires_grad) for p in layer.parameters(recurse=False)),
         )
         for layer in module.modules()
