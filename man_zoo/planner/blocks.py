@@ -209,3 +209,8 @@ def inner_ends(model: CostModel) -> range:
 def shortest_next(model: CostModel) -> int:
     """Units that a block must have for the one before to copy them."""
     return model.spec.momentum.momentum_units if model.spec.momentum else 1
+
+
+def most_blocks(model: CostModel) -> int:
+    """How many blocks there can be."""
+    return 1 + -(-len(inner_ends(model)) // shortest_next(model))

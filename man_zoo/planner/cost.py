@@ -317,7 +317,9 @@ class CostModel:
     def _optimizer(self, module: nn.Module) -> OptimizerCost:
         """State and temporaries of a module's optimizer."""
         shapes = tuple((p.shape, p.requires_grad) for p in module.parameters())
-        return _remember(self._of_units, ("optimizer", shapes), lambda: self._measured_optimizer(module))
+        return _remember(
+            self._of_units, ("optimizer", shapes), lambda: self._measured_optimizer(module)
+        )
 
     def _measured_optimizer(self, module: nn.Module) -> OptimizerCost:
         setting = self.setting
@@ -329,7 +331,9 @@ class CostModel:
     def _steps_at_once(self) -> bool:
         setting = self.setting
         some = nn.Linear(1, 1, device="meta")
-        return steps_at_once(create_optimizer(some, setting.opt, setting.opt_kwargs, setting.device))
+        return steps_at_once(
+            create_optimizer(some, setting.opt, setting.opt_kwargs, setting.device)
+        )
 
     def together(self, one: int, other: int) -> int:
         """Temporaries of an optimizer that has two pieces' parameters, from those of each."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 from timm.layers import Format
@@ -15,10 +16,10 @@ from ..families import list_units
 from ..recompute import AUXILIARIES, choose_recompute
 from ..spec import END_TO_END, LocalSpec, make_spec
 from ..split import choose_cuts
-from .blocks import Cost, Split, cost_of
+from .blocks import Cost, Split, cost_of, most_blocks
 from .chain import each_limit
 from .cost import CostModel, Setting
-from .search import Choices, cheapest, least
+from .search import Choices, cheapest, floors, least
 from .sizes import GIB
 from .spread import Spread
 
@@ -190,10 +191,9 @@ class Planner:
         Raises:
             ValueError: For an impossible K.
         """
-        choose_cuts(self.name, self.names, k, "even")
+        self._check_k(k)
         split = least(self._model(form), self._choices((k,), recompute or ()))
-        if split is None:
-            raise ValueError(f"{self.name} cannot be cut into {k} blocks for {self.method}.")
+        assert split is not None  # some limit is large enough
         return self._plan(form, split)
 
     def within(
@@ -213,6 +213,7 @@ class Planner:
             ValueError: If the budget cannot be met; says what the least is.
         """
         choices = self._choices(self._ks(k), recompute)
+        self._refuse(budget, choices)
         splits = {form: cheapest(self._model(form), budget, choices) for form in self.forms}
         plans = [self._plan(form, split) for form, split in splits.items() if split is not None]
         if not plans:
@@ -224,11 +225,12 @@ class Planner:
         return self._smallest(self._choices(self._ks(k), None))
 
     def _smallest(self, choices: Choices) -> Plan:
-        splits = {form: least(self._model(form), choices) for form in self.forms}
-        plans = [self._plan(form, split) for form, split in splits.items() if split is not None]
-        if not plans:
-            raise ValueError(f"{self.name} cannot be cut into {choices.ks} blocks.")
-        return min(plans, key=lambda plan: plan.cost.peak)
+        best: Plan | None = None
+        for form in self.forms:
+            split = least(self._model(form), choices, best.cost.peak if best else inf)
+            best = self._plan(form, split) if split is not None else best
+        assert best is not None  # some limit is large enough for every K that is possible
+        return best
 
     def spread(
         self,
@@ -294,7 +296,20 @@ class Planner:
     def _ks(self, k: int | None) -> tuple[int, ...]:
         if self.method == END_TO_END:
             return (1,)
-        return (k,) if k else tuple(range(2, min(MOST_BLOCKS, len(self.names)) + 1))
+        if k is not None:
+            self._check_k(k)
+            return (k,)
+        most = max(most_blocks(self._model(form)) for form in self.forms)
+        return tuple(range(2, min(MOST_BLOCKS, most) + 1))
+
+    def _check_k(self, k: int) -> None:
+        choose_cuts(self.name, self.names, k, "even")
+        most = max(most_blocks(self._model(form)) for form in self.forms)
+        if k > most:
+            raise ValueError(
+                f"{self.name} cannot be cut into {k} blocks for {self.method}, because of what an "
+                f"auxiliary needs of the units after it; k is from 1 to {most}."
+            )
 
     def _choices(self, ks: tuple[int, ...], recompute: str | Sequence[str] | None) -> Choices:
         if recompute is None:
@@ -303,6 +318,21 @@ class Planner:
         return Choices(
             ks, tuple((i in units,) for i in range(len(self.names))), (bool(auxiliaries),)
         )
+
+    def _refuse(self, budget: int, choices: Choices) -> None:
+        """Raises ``ValueError`` where one unit alone is too much: no need to search."""
+        model = self._model(self.forms[0])
+        for floor, i in floors(model, choices):
+            if floor > budget:
+                batch, fixed = self.setting.batch_size, model.resident
+                fits = batch * (budget - fixed) // max(floor - fixed, 1)
+                takes = "weights and batch" if i is None else f"unit {self.names[i]}"
+                advice = f"a batch of less than {fits + 1}" if fits > 0 else "a smaller backbone"
+                raise ValueError(
+                    f"{self.name} with {self.method} does not fit into {budget / GIB:.2f} GiB at "
+                    f"batch {batch}: the least is above {floor / GIB:.2f} GiB, which {takes} alone "
+                    f"take{'s' if i is not None else ''}; {advice} may fit."
+                )
 
     def _too_little(self, budget: int, choices: Choices) -> str:
         plan = self._smallest(choices)
@@ -318,6 +348,6 @@ class Planner:
 
 @contextmanager
 def measuring() -> Iterator[Callable[[], object]]:
-    """A bar for ``Planner(progress=...)``, on a terminal; how many pieces come nobody knows."""
-    with tqdm(desc="planning", unit=" pieces", leave=False, disable=None) as bar:
+    """A bar for ``Planner(progress=...)``, on a terminal; how many steps come nobody knows."""
+    with tqdm(desc="planning", unit=" steps", leave=False, disable=None) as bar:
         yield bar.update

@@ -3,11 +3,16 @@
 Each unit of a block bounds what the units before it may leave behind, so the cheapest choice of
 what to recompute can be found from the block's end to its beginning, for all beginnings at once.
 The best cuts are then a shortest path over the blocks.
+
+Whether anything fits is the same search with one choice for each block, the one that leaves most
+room: that is how an impossible limit is told in a moment, and how the least memory is found.
 """
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple
 
 from .blocks import Split, backward_peak, cost_of, inner_ends, input_bytes, shortest_next
 from .cost import CostModel
@@ -35,8 +40,7 @@ class Choices:
     auxiliaries: tuple[bool, ...]
 
 
-@dataclass(frozen=True)
-class _Run:
+class _Run(NamedTuple):
     """A choice for units ``i`` to the end of a block: what may be alive before, and what it costs.
 
     A linked list, the unit in front first. ``entry`` is what may be alive with the unit's input
@@ -59,79 +63,143 @@ class _Run:
             run = run.rest
 
 
-@dataclass(frozen=True)
-class _Block:
-    """Units ``start`` to ``end``, and which of them, and whether its auxiliary, are recomputed."""
+class _Block(NamedTuple):
+    """Units ``start`` to ``end``, how they run, and whether the auxiliary is recomputed."""
 
     start: int
     end: int
     flops: int
-    units: frozenset[int]
+    run: _Run
     auxiliary: bool
 
 
+class _Path(NamedTuple):
+    """Blocks from the stem on, a linked list: what they cost, what their auxiliaries keep."""
+
+    flops: int = 0
+    resident: int = 0
+    block: _Block | None = None
+    before: "_Path | None" = None
+
+    def split(self) -> Split:
+        blocks: list[_Block] = []
+        path: _Path | None = self
+        while path is not None and path.block is not None:
+            blocks.insert(0, path.block)
+            path = path.before
+        return Split(
+            cuts=tuple(block.end for block in blocks[:-1]),
+            units=frozenset(i for block in blocks for i in block.run.recomputed()),
+            auxiliaries=frozenset(j for j, block in enumerate(blocks) if block.auxiliary),
+        )
+
+
+# Answers ------------------------------------------------------------------------------------------
+
+
 def cheapest(model: CostModel, limit: int, choices: Choices) -> Split | None:
-    """The split of least arithmetic whose peak is at most ``limit`` bytes, if one is found."""
-    found = list(_within(model, limit, choices))
-    return min(found, key=lambda path: path.flops).split() if found else None
-
-
-def _within(model: CostModel, limit: int, choices: Choices) -> Iterator["_Path"]:
-    """Splits that fit, good ones first.
+    """The split of least arithmetic whose peak is at most ``limit`` bytes, if one is found.
 
     What the auxiliaries keep resident depends on the cuts, and the cuts on what that leaves for
     blocks: a share of the limit is set aside for auxiliaries, and what the splits of one share
     would keep is the next share tried.
     """
-    shares, tried = deque([0]), set[int]()
+    roomiest = _roomiest(model, limit, choices)
+    if roomiest is None:
+        return None
+    shares, tried = deque([roomiest.resident]), set[int]()
+    found: list[_Path] = []
     while shares and len(tried) < SHARES:
         share = shares.popleft()
         if share in tried:
             continue
         tried.add(share)
-        paths = _paths(model, limit - model.resident - share, choices)
-        fits = [path for path in paths if path.resident <= share]
-        if fits:
-            yield min(fits, key=lambda path: path.flops)
+        model.progress()
+        paths = _paths(model, limit - model.resident - share, choices, FRONT)
+        found += [path for path in paths if path.resident <= share]
         if paths:
             most, fewest = paths[0].resident, paths[-1].resident
             shares.extend((most, fewest, (most + fewest) // 2))
+    return min(found, key=lambda path: path.flops).split() if found else roomiest.split()
 
 
-@dataclass(frozen=True)
-class _Path:
-    """Blocks from the stem on: their ends, their arithmetic, what their auxiliaries keep."""
+def least(model: CostModel, choices: Choices, below: float = inf) -> Split | None:
+    """The split of least peak; among such the one of least arithmetic.
 
-    flops: int = 0
-    resident: int = 0
-    blocks: tuple[_Block, ...] = ()
+    Args:
+        model: Costs of the pieces.
+        choices: What to choose from.
+        below: Bytes: ``None`` is the answer where the least is not below them.
+    """
+    high = min(2 * cost_of(model, Split()).peak, below)
+    low = max(bound for bound, _ in floors(model, choices))
+    best = _roomiest(model, high, choices)
+    while best is not None and high > TOLERANCE * low:
+        middle = (low + high) // 2
+        path = _roomiest(model, middle, choices)
+        if path is None:
+            low = middle
+        else:
+            best = path
+            high = min(middle, cost_of(model, best.split()).peak)
+    return best and cheapest(model, high, choices)
 
-    def split(self) -> Split:
-        return Split(
-            cuts=tuple(block.end for block in self.blocks[:-1]),
-            units=frozenset().union(*(block.units for block in self.blocks)),
-            auxiliaries=frozenset(j for j, block in enumerate(self.blocks) if block.auxiliary),
-        )
+
+def floors(model: CostModel, choices: Choices) -> Iterator[tuple[int, int | None]]:
+    """Bytes that no split gets below, and the unit that takes them; the quickest to tell first."""
+    yield model.resident, None
+    for i, own in enumerate(choices.units):
+        pieces = [
+            model.unit(i, first=first, recompute=choice)
+            for choice in own
+            for first in ((True, False) if i else (True,))
+        ]
+        turn = min(max(piece.forward_peak, piece.backward_peak) for piece in pieces)
+        yield model.resident + turn, i
 
 
-def _paths(model: CostModel, limit: int, choices: Choices) -> list[_Path]:
-    """Ways through the network in blocks that fit into ``limit``; none that another beats."""
+# The search ---------------------------------------------------------------------------------------
+
+
+def _roomiest(model: CostModel, limit: float, choices: Choices) -> _Path | None:
+    """Some split that fits, with the smallest auxiliaries that do; ``None`` if there is none."""
+    share = 0
+    while paths := _paths(model, limit - model.resident - share, choices, front=1):
+        if paths[-1].resident <= share:
+            return paths[-1]
+        # Whatever fits keeps at least that.
+        share = paths[-1].resident
+    return None
+
+
+def _paths(model: CostModel, limit: float, choices: Choices, front: int) -> list[_Path]:
+    """Ways through the network in blocks that fit into ``limit``; none that another beats.
+
+    Args:
+        model: Costs of the pieces.
+        limit: Bytes.
+        choices: What to choose from.
+        front: How many choices for the units of a block are followed; with 1, the one that leaves
+            most room, and what a way costs does not count.
+    """
     last, shortest = len(model.units) - 1, shortest_next(model)
     blocks = [
-        b for end in _ends(model, choices) for b in _blocks_ending(model, end, limit, choices)
+        (block, 0 if end == last else model.auxiliary_resident(end, (0, 2)))
+        for end in _ends(model, choices)
+        for block in _blocks_ending(model, end, limit, choices, front)
     ]
     found: list[_Path] = []
     fronts = {-1: [_Path()]}
     for k in range(1, max(choices.ks) + 1):
         longer: dict[int, list[_Path]] = {}
-        for block in blocks:
-            if k > 1 and block.end - block.start + 1 < shortest:
+        for block, own in blocks:
+            if block.start - 1 not in fronts or (k > 1 and block.end - block.start + 1 < shortest):
                 continue
-            own = 0 if block.end == last else model.auxiliary_resident(block.end, (0, 2))
-            own += model.restored_bytes(0, (0, 2)) if k == 1 and block.end != last else 0
+            if k == 1 and block.end != last:
+                own += model.restored_bytes(0, (0, 2))
             longer.setdefault(block.end, []).extend(
-                _Path(path.flops + block.flops, path.resident + own, (*path.blocks, block))
-                for path in fronts.get(block.start - 1, ())
+                _Path(path.flops + block.flops * (front > 1), path.resident + own, block, path)
+                for path in fronts[block.start - 1]
             )
         fronts = {end: _undominated(paths) for end, paths in longer.items()}
         if k in choices.ks:
@@ -154,7 +222,9 @@ def _ends(model: CostModel, choices: Choices) -> list[int]:
     return [*inner, last]
 
 
-def _blocks_ending(model: CostModel, end: int, limit: int, choices: Choices) -> Iterable[_Block]:
+def _blocks_ending(
+    model: CostModel, end: int, limit: float, choices: Choices, front: int
+) -> Iterable[_Block]:
     """The cheapest block from every start to ``end`` that fits into ``limit``."""
     best: dict[int, _Block] = {}
     last = end == len(model.units) - 1
@@ -166,18 +236,18 @@ def _blocks_ending(model: CostModel, end: int, limit: int, choices: Choices) -> 
         gradients, temporaries = output.gradients, output.temporaries
         for i in range(end, -1, -1):
             spare = limit - gradients
-            started = _extend(model, runs, i, end, True, limit, spare, choices.units[i])
             unit = model.unit(i, first=True, recompute=choices.units[i][0])
             gradients += unit.gradients
             temporaries = model.together(temporaries, unit.temporaries)
-            incoming = input_bytes(model, i)
-            fits = [run for run in started if min(run.room, run.entry) >= incoming]
-            steps = limit - (0 if last else model.out_bytes[end])
-            if fits and gradients + temporaries <= steps:
-                run = min(fits, key=lambda run: run.flops)
-                if i not in best or run.flops < best[i].flops:
-                    best[i] = _Block(i, end, run.flops, frozenset(run.recomputed()), auxiliary)
-            runs = _extend(model, runs, i, end, False, limit, spare, choices.units[i])
+            if gradients + temporaries <= limit - (0 if last else model.out_bytes[end]):
+                started = _extend(model, runs, i, end, True, limit, spare, choices.units[i])
+                incoming = input_bytes(model, i)
+                fits = [run for run in started if min(run.room, run.entry) >= incoming]
+                run = min(fits, key=lambda run: run.flops, default=None)
+                if run is not None and (i not in best or run.flops < best[i].flops):
+                    best[i] = _Block(i, end, run.flops, run, auxiliary)
+            longer = _extend(model, runs, i, end, False, limit, spare, choices.units[i])
+            runs = _thinned(longer, front)
             if not runs:
                 break
     return best.values()
@@ -189,47 +259,41 @@ def _extend(
     i: int,
     end: int,
     first: bool,
-    limit: int,
-    spare: int,
+    limit: float,
+    spare: float,
     choices: Sequence[bool],
 ) -> list[_Run]:
-    """Runs with unit ``i`` in front, those that another beats in both room and arithmetic left out.
+    """Runs with unit ``i`` in front, in no order.
 
-    ``limit`` bounds its forward pass and ``spare`` its backward pass.
+    ``limit`` bounds its forward pass and ``spare`` its backward pass. The ``runs`` come with the
+    cheapest in front: once its own peak is what bounds the room, those after it are only dearer.
     """
     longer = []
     for recompute in choices:
         unit = model.unit(i, first=first, recompute=recompute)
         most = spare - backward_peak(model, unit, i, end)
         entry = limit - unit.forward_peak
+        if min(most, entry) < 0:
+            continue
         for run in runs:
             later = run.room - (unit.output if run.saves_input else 0)
-            room = min(min(later, run.entry - unit.output) - unit.saved, most)
-            if min(room, entry) >= 0:
-                flops = run.flops + unit.flops
-                longer.append(_Run(room, flops, entry, unit.saves_input, i, recompute, run))
-    longer.sort(key=lambda run: (run.flops, -run.room))
+            room = min(later, run.entry - unit.output) - unit.saved
+            if room < 0:
+                continue
+            flops = run.flops + unit.flops
+            own = min(room, most)
+            longer.append(_Run(own, flops, entry, unit.saves_input, i, recompute, run))
+            if room >= most:
+                break
+    return longer
+
+
+def _thinned(runs: list[_Run], most: int) -> list[_Run]:
+    """At most so many, evenly; those that another beats in both room and cost are left out."""
+    runs.sort(key=lambda run: (run.flops, -run.room))
     front: list[_Run] = []
-    for run in longer:
+    for run in runs:
         if not front or run.room > front[-1].room:
             front.append(run)
-    stride = -(-len(front) // FRONT)
-    return [*front[:-1:stride], front[-1]] if stride > 1 else front
-
-
-def least(model: CostModel, choices: Choices) -> Split | None:
-    """The split of least peak; among such the one of least arithmetic."""
-    high = 2 * cost_of(model, Split()).peak
-    best, low = cheapest(model, high, choices), model.resident
-    if best is None:
-        return None
-    high = cost_of(model, best).peak
-    while high > TOLERANCE * low:
-        middle = (low + high) // 2
-        path = next(_within(model, middle, choices), None)
-        if path is None:
-            low = middle
-        else:
-            best = path.split()
-            high = cost_of(model, best).peak
-    return cheapest(model, high, choices) or best
+    stride = -(-len(front) // most)
+    return [*front[:-1:stride], front[-1]][-most:] if stride > 1 else front
