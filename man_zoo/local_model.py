@@ -13,7 +13,7 @@ from .auxiliary.build import build_auxiliaries
 from .auxiliary.momentum import first_units
 from .families import Units, list_units
 from .local_block import LocalBlock
-from .recompute import choose_recompute
+from .recompute import UNITS, choose_recompute
 from .spec import LocalSpec
 from .split import block_ranges, choose_cuts
 from .step import LocalOutput, local_step
@@ -61,6 +61,7 @@ class LocalModel(nn.Module):
         self.trainable = auxiliaries
         self.criterion = criterion or nn.CrossEntropyLoss()
         self.auxiliaries = nn.ModuleList()
+        self.checkpointing = False
         for name in ("mean", "std"):
             value = _per_channel(backbone.pretrained_cfg[name], input_size[0])
             self.register_buffer(name, value, persistent=False)
@@ -94,7 +95,7 @@ class LocalModel(nn.Module):
         self.auxiliaries = nn.ModuleList(auxiliaries).to(reference.device, reference.dtype)
         self.auxiliaries.train(self.training)
         ranges = block_ranges(self.cuts, len(units))
-        self.blocks = self._local_blocks(units, ranges, recompute[0])
+        self.blocks = self._local_blocks(units, ranges)
         count = spec.momentum.momentum_units if spec.momentum else 0
         self.links = [
             MomentumLink(first_units(units, following, count), auxiliary.momentum)
@@ -102,9 +103,7 @@ class LocalModel(nn.Module):
             if isinstance(auxiliary.momentum, MomentumUnit) and auxiliary.momentum.follows
         ]
 
-    def _local_blocks(
-        self, units: Units, ranges: Sequence[range], recompute: frozenset[int]
-    ) -> list[LocalBlock]:
+    def _local_blocks(self, units: Units, ranges: Sequence[range]) -> list[LocalBlock]:
         outputs = [*self.auxiliaries, units.head]
         names = self.no_weight_decay()
         undecayed = [p for name, p in self.named_parameters() if name in names]
@@ -114,9 +113,24 @@ class LocalModel(nn.Module):
                 output,
                 self.criterion,
                 undecayed,
-                frozenset(i - own.start for i in recompute if i in own),
+                recompute,
             )
-            for own, output in zip(ranges, outputs, strict=True)
+            for own, output, recompute in zip(
+                ranges, outputs, self._recomputed(units, ranges), strict=True
+            )
+        ]
+
+    def _recomputed(self, units: Units, ranges: Sequence[range]) -> list[frozenset[int]]:
+        """Of every block, the units that are recomputed."""
+        every = UNITS if self.checkpointing else self.spec.recompute
+        chosen, _ = choose_recompute(every, units.names, len(self.cuts))
+        return [
+            frozenset(
+                i - own.start
+                for i in own
+                if i in chosen and not _checkpoints_itself(units.modules[i])
+            )
+            for own in ranges
         ]
 
     # Training -------------------------------------------------------------------------------------
@@ -242,6 +256,22 @@ class LocalModel(nn.Module):
             self.input_size = (self.input_size[0], height, width)
         self._build()
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute every unit in backward, in ``local_step`` and in ``forward``.
+
+        In ``local_step`` results stay bit-identical; in ``forward``, and within DenseNet's units, it
+        is timm's own.
+
+        Args:
+            enable: ``False`` goes back to what ``recompute=`` said.
+        """
+        self.backbone.set_grad_checkpointing(enable)
+        self.checkpointing = enable
+        units = list_units(self.backbone)
+        recomputed = self._recomputed(units, block_ranges(self.cuts, len(units)))
+        for block, own in zip(self.blocks, recomputed, strict=self.trainable):
+            block.recompute = own
+
     def group_matcher(self, coarse: bool = False) -> Any:
         """The backbone's parameter groups, under ``backbone.``."""
         groups = self.backbone.group_matcher(coarse=coarse)
@@ -266,6 +296,10 @@ def _per_channel(values: Sequence[float], channels: int) -> Tensor:
     value = torch.tensor(values).view(-1, 1, 1)
     # An RGB mean for a grey or many-band image: its average.
     return value if len(value) == channels else value.mean(0, keepdim=True)
+
+
+def _checkpoints_itself(unit: nn.Module) -> bool:
+    return any(getattr(layer, "grad_checkpointing", False) for layer in unit.modules())
 
 
 def _below_backbone(pattern: Any) -> Any:

@@ -263,6 +263,46 @@ def test_grad_checkpointing_changes_no_gradient(backbone: str) -> None:
             torch.testing.assert_close(plain.grad, saved.grad)
 
 
+@pytest.mark.parametrize(
+    ("backbone", "keywords", "times"),
+    [
+        ("resnet20", {}, 2),
+        # timm's own: the bottlenecks within a unit.
+        ("densenet121", {"growth_rate": 4, "block_config": (2, 2, 2), "num_classes": 10}, 1.5),
+    ],
+)
+def test_grad_checkpointing_recomputes_in_a_local_step_too(backbone, keywords, times) -> None:
+    model = build(backbone, "dgl", **keywords).train()
+    other, calls = copy.deepcopy(model), []
+    layers = [
+        layer for layer in other.backbone.modules() if isinstance(layer, torch.nn.BatchNorm2d)
+    ]
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda *_: calls.append(1))
+
+    def runs() -> float:
+        calls.clear()
+        other.local_step(*batch())
+        return len(calls) / len(layers)
+
+    other.set_grad_checkpointing()
+    assert runs() == times
+    model.local_step(*batch())
+    for (name, plain), saved in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert plain.grad is None or torch.equal(plain.grad, saved.grad), name
+    other.set_grad_checkpointing(False)
+    assert runs() == 1
+
+
+def test_grad_checkpointing_stays_with_a_new_head() -> None:
+    model = build("resnet20", recompute="layer1.0")
+    model.set_grad_checkpointing()
+    model.reset_classifier(7)
+    assert all(len(block.recompute) == len(block.units) for block in model.blocks)
+    model.set_grad_checkpointing(False)
+    assert sum(len(block.recompute) for block in model.blocks) == 1
+
+
 def test_an_unknown_attribute_is_an_attribute_error() -> None:
     assert not hasattr(build(), "no_such_thing")
 
