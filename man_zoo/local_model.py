@@ -259,8 +259,8 @@ class LocalModel(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute every unit in backward, in ``local_step`` and in ``forward``.
 
-        In ``local_step`` results stay bit-identical; in ``forward``, and within DenseNet's units, it
-        is timm's own.
+        In ``local_step`` results stay bit-identical; in ``forward``, and within DenseNet's units,
+        it is timm's own.
 
         Args:
             enable: ``False`` goes back to what ``recompute=`` said.

@@ -16,6 +16,7 @@ from ..planner import BALANCED, Plan, Planner, Setting, assign, budget_bytes, me
 from ..planner.compare import compare, describe, draw, front, render, verdict
 from ..planner.cost import LOW_PRECISION
 from ..planner.outlook import outlook
+from ..planner.trial import trial
 from ..spec import END_TO_END, check_method, is_zoo_name, parse_name
 
 
@@ -46,6 +47,12 @@ def build_parser(program: str | None = None) -> ArgumentParser:
     add("--img-size", type=positive, metavar="PIXELS", help="the model's own by default")
     add("--opt", default="sgd", help="timm's name of the optimizer")
     add("--precision", choices=("no", *LOW_PRECISION), default="no")
+    add(
+        "--calibrate",
+        action="store_true",
+        help="time the pieces on the device at hand, kept in "
+        "$MAN_ZOO_CACHE or ~/.cache/torch/man_zoo: the fastest in seconds, not in arithmetic",
+    )
     add("--compare", action="store_true", help="beside end to end, checkpointing, other cuts")
     add("--picture", type=output_file, metavar="FILE",
         help="with --compare: draw memory and arithmetic")  # fmt: skip
@@ -69,6 +76,8 @@ def run(args: Namespace) -> None:
             plan = choose(planner, args, k, budget)
             expected = verdict(planner, plan)
         lines += [describe(plan), expected]
+        if args.calibrate:
+            lines.append(trial(planner, plan))
         if args.compare:
             plans = compare(planner, k or plan.spec.k, budget)
             lines += ["", render(plans)]
@@ -109,13 +118,25 @@ def create_planner(args: Namespace, progress: Callable[[], object]) -> tuple[Pla
         size = list(to_2tuple(args.img_size))
         keywords = {"img_size": args.img_size} if cfg.fixed_input_size else {}
     about = f"--img-size {args.img_size}"
-    with torch.device("meta"), user_errors(AssertionError, RuntimeError, about=about):
+    device = "cpu" if args.calibrate else "meta"
+    with torch.device(device), user_errors(AssertionError, RuntimeError, about=about):
         model = timm.create_model(backbone, **keywords)
-    setting = Setting(args.batch_size, args.opt, args.precision)
+    # As the training recipe has it: the order decides over time, hardly over memory.
+    setting = Setting(args.batch_size, args.opt, args.precision, channels_last=args.calibrate)
     name = timm.models.get_arch_name(backbone)
     shape = (channels, size[0], size[1])
     keywords = args.model_kwargs
-    return Planner(model, name, method, keywords, shape, setting, progress=progress), k
+    planner = Planner(
+        model,
+        name,
+        method,
+        keywords,
+        shape,
+        setting,
+        progress=progress,
+        calibrate=args.calibrate,
+    )
+    return planner, k
 
 
 def choose(planner: Planner, args: Namespace, k: int | None, budget: int | None) -> Plan:

@@ -45,6 +45,7 @@ class RunCost:
         source: Of what the block before copies again after every step.
         turn: Most bytes alive while the blocks have their turns, what is named above left out.
         later: The same after other blocks of the process: the input is no longer kept for long.
+        seconds: Of a step, where the pieces were timed.
     """
 
     flops: int
@@ -56,6 +57,7 @@ class RunCost:
     source: int
     turn: int
     later: int
+    seconds: float = 0.0
 
     def __add__(self, following: RunCost) -> RunCost:
         return RunCost(
@@ -68,7 +70,13 @@ class RunCost:
             source=self.source,
             turn=max(self.turn, following.later),
             later=max(self.later, following.later),
+            seconds=self.seconds + following.seconds,
         )
+
+    @property
+    def work(self) -> float:
+        """What a plan keeps small: seconds, or arithmetic where nobody timed the pieces."""
+        return self.seconds or self.flops
 
     @property
     def kept(self) -> int:
@@ -108,6 +116,16 @@ class Cost:
     def total(self) -> int:
         """Arithmetic of the whole step."""
         return sum(self.flops)
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole step; 0 where the pieces were not timed."""
+        return sum(block.seconds for block in self.blocks)
+
+    @property
+    def work(self) -> float:
+        """Seconds of the whole step, or arithmetic where nobody timed the pieces."""
+        return sum(block.work for block in self.blocks)
 
 
 def cost_of(model: CostModel, split: Split) -> Cost:
@@ -153,6 +171,7 @@ def block_cost(
         source=model.source_bytes(start),
         turn=max(passes, steps),
         later=max(input_bytes(model, start) + passes, steps),
+        seconds=output.seconds + sum(unit.seconds for unit in units),
     )
 
 

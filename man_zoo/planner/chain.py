@@ -17,7 +17,7 @@ class Run:
         start: The first block; the first unit where the cuts are free.
         stop: The first that is not in the run.
         k: How many blocks it has.
-        flops: Arithmetic of one batch.
+        work: Seconds of one batch, or arithmetic.
         bytes: Most bytes alive in the process.
         cuts: Last units of its blocks, where the cuts are free.
     """
@@ -25,7 +25,7 @@ class Run:
     start: int
     stop: int
     k: int
-    flops: int
+    work: float
     bytes: int
     cuts: tuple[int, ...] = ()
 
@@ -54,7 +54,7 @@ def fastest(runs: Iterable[Run], k: int, stop: int, limits: Sequence[float]) -> 
         limits: Bytes of every process.
     """
     return _least_worst(
-        runs, k, stop, len(limits), lambda p, run: run.flops if run.bytes <= limits[p] else math.inf
+        runs, k, stop, len(limits), lambda p, run: run.work if run.bytes <= limits[p] else math.inf
     )
 
 

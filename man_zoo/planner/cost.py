@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +18,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..auxiliary import Auxiliary
 from ..auxiliary.build import build_auxiliary
-from ..families import list_units, unit_shapes
+from ..families import Units, list_units, unit_shapes
 from ..meter import tensors_of
 from ..recompute import run
 from ..spec import LocalSpec
 from ..target import acting_as
 from .arithmetic import Arithmetic
 from .optimizer import OptimizerCost, create_optimizer, optimizer_cost, steps_at_once
-from .piece import Piece, bytes_of, measure_bytes, without_data
+from .piece import Forward, Piece, bytes_of, measure_bytes, without_data
+
+if TYPE_CHECKING:
+    from .seconds import Clock
 
 LOW_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _PLAIN = (bool, int, float, str, tuple, type(None))  # attributes that say what a layer costs
@@ -87,6 +90,7 @@ class CostModel:
         setting: Batch, optimizer, precision.
         criterion: Classification loss.
         progress: Called after every piece that was measured.
+        clock: Times every piece as well; without it what counts is arithmetic.
     """
 
     def __init__(
@@ -97,8 +101,9 @@ class CostModel:
         setting: Setting,
         criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
         progress: Callable[[], object] = lambda: None,
+        clock: "Clock | None" = None,
     ) -> None:
-        self.progress = progress
+        self.progress, self.clock = progress, clock
         self.spec, self.setting, self.input_size = spec, setting, input_size
         self.criterion = criterion or nn.CrossEntropyLoss()
         self.shapes = unit_shapes(backbone, input_size)
@@ -163,14 +168,16 @@ class CostModel:
         module = self.units.modules[i]
         x = self._features[i - 1] if i else self._images
 
-        def forward(h: Tensor) -> Tensor:
+        def forward(module: Any, h: Tensor, *_: Tensor) -> Tensor:
             return run(module, h, recompute=recompute)
 
+        def real(units: Units) -> nn.Module:
+            return copy.deepcopy(units.modules[i])
+
         alike = _remember(self._of_units, ("alike", i), lambda: _signature(module))
+        key = (alike, x.shape, x.dtype, first, recompute)
         return _remember(
-            self._of_units,
-            (alike, x.shape, x.dtype, first, recompute),
-            lambda: self._measure(module, forward, x, differentiable=not first),
+            self._of_units, key, lambda: self._measure(key, module, real, forward, x, not first)
         )
 
     def output(self, cut: int, place: tuple[int, int], recompute: bool) -> Piece:
@@ -191,67 +198,94 @@ class CostModel:
 
     def _head(self) -> Piece:
         head, h = self.units.head, self._features[-1]
-        return self._measure(head, lambda h: self.criterion(head(h), self._target), h)
+
+        def forward(head: Any, h: Tensor, _: Tensor, target: Tensor) -> Tensor:
+            return self.criterion(head(h), target)
+
+        def real(units: Units) -> nn.Module:
+            return copy.deepcopy(units.head)
+
+        key = (_signature(head), h.shape, h.dtype, type(self.criterion))
+        return self._measure(key, head, real, forward, h)
 
     def _output(self, cut: int, place: tuple[int, int], recompute: bool) -> Piece:
         h = self._features[cut]
 
+        def forward(auxiliary: Any, h: Tensor, images: Tensor, target: Tensor) -> Tensor:
+            return auxiliary(h, target, images)[0]
+
+        def real(units: Units) -> nn.Module:
+            return self._build(units, cut, place, recompute)
+
         def measure() -> Piece:
-            built = self._build(cut, place, recompute)
+            with torch.device("meta"):
+                built = real(self._meta_units)
             with self._mode:
                 auxiliary = self._fake(built)
-            return self._measure(
-                auxiliary, lambda h: auxiliary(h, self._target, self._images)[0], h
-            )
+            return self._measure(key, auxiliary, real, forward, h)
 
         alike = _remember(
             self._of_auxiliaries,
             ("alike", cut, place),
             lambda: _signature(self._auxiliary(cut, place)),
         )
-        return _remember(self._of_auxiliaries, (alike, h.shape, h.dtype, recompute), measure)
+        key = (alike, h.shape, h.dtype, recompute)
+        return _remember(self._of_auxiliaries, key, measure)
 
     def _auxiliary(self, cut: int, place: tuple[int, int]) -> Auxiliary:
         """The auxiliary on meta tensors, to tell what it costs like."""
-        return _remember(
-            self._of_auxiliaries, (cut, place), lambda: self._build(cut, place, recompute=False)
-        )
 
-    def _build(self, cut: int, place: tuple[int, int], recompute: bool) -> Auxiliary:
-        # Not on fake tensors: they cannot be copied, and momentum units copy.
-        with torch.device("meta"):
-            return build_auxiliary(
-                self._meta_units,
-                self.shapes,
-                cut,
-                self.spec,
-                self.input_size,
-                self.num_classes,
-                self.criterion,
-                place=place,
-                recompute=recompute,
-            )
+        def make() -> Auxiliary:
+            # Not on fake tensors: they cannot be copied, and momentum units copy.
+            with torch.device("meta"):
+                return self._build(self._meta_units, cut, place, recompute=False)
+
+        return _remember(self._of_auxiliaries, (cut, place), make)
+
+    def _build(self, units: Units, cut: int, place: tuple[int, int], recompute: bool) -> Auxiliary:
+        return build_auxiliary(
+            units,
+            self.shapes,
+            cut,
+            self.spec,
+            self.input_size,
+            self.num_classes,
+            self.criterion,
+            place=place,
+            recompute=recompute,
+        )
 
     def _measure(
         self,
+        key: object,
         module: nn.Module,
-        forward: Callable[[Tensor], Tensor],
+        real: Callable[[Units], nn.Module],
+        forward: Forward,
         x: Tensor,
         differentiable: bool = True,
     ) -> Piece:
+        """Bytes and arithmetic of a fake ``module``, seconds of the ``real`` one."""
+
+        def fake(h: Tensor) -> Tensor:
+            return forward(module, h, self._images, self._target)
+
         with self._step(), Arithmetic() as arithmetic:
             piece = measure_bytes(
                 module,
-                forward,
+                fake,
                 x,
                 kept=(self._images, self._target),
                 autocast=self.setting.autocast,
                 differentiable=differentiable,
                 gradients=self.setting.keeps_gradients,
             )
-        self.progress()
         temporaries = self._optimizer(module).temporaries
-        return replace(piece, temporaries=temporaries, flops=arithmetic.flops)
+        seconds = 0.0
+        if self.clock is not None:
+            needs = max(piece.forward_peak, piece.backward_peak)
+            seconds = self.clock.seconds(key, real, forward, x, differentiable, needs)
+        self.progress()
+        return replace(piece, temporaries=temporaries, flops=arithmetic.flops, seconds=seconds)
 
     # What lives through the whole step ------------------------------------------------------------
 

@@ -22,7 +22,7 @@ def outlook(plan: Plan, placement: Placement, limits: Sequence[int] = ()) -> str
         placement: Of its blocks.
         limits: Bytes: one for every process, one for all, or none.
     """
-    header = ["process", "blocks", "peak GiB", "sends MiB", "back MiB", "arithmetic", "busy"]
+    header = ["process", "blocks", "peak GiB", "sends MiB", "back MiB", _kind(placement), "busy"]
     rows = list(_rows(plan, placement))
     if limits:
         own = ["of GiB", *(f"{limit / GIB:.2f}" for limit in each_limit(limits, len(rows)))]
@@ -41,7 +41,7 @@ def _rows(plan: Plan, placement: Placement) -> Iterator[list[str]]:
             f"{placement.bytes[p] / GIB:.2f}",
             f"{placement.sent[p] / MIB:.2f}",
             f"{placement.returned[p] / MIB:.2f}",
-            f"{placement.flops[p] / plan.cost.total:.3f}",
+            f"{placement.work[p] / plan.cost.work:.3f}",
             f"{placement.busy[p]:.2f}",
         ]
 
@@ -51,16 +51,26 @@ def _sentences(plan: Plan, placement: Placement) -> Iterator[str]:
     batches = MICRO_BATCHES * count
     bubble = bubble_1f1b(count, batches)
     yield (
-        f"A slot, {placement.slot / 1e12:.3g} TFLOP, takes {1 / placement.speed_up:.3f} of one "
+        f"A slot, {_amount(placement)}, takes {1 / placement.speed_up:.3f} of one "
         "process's step: "
         f"{placement.speed_up:.2f} times the images/s of the same blocks in one process "
-        f"({count} at best), {plan.end_to_end.total / placement.slot:.2f} times those of end to "
+        f"({count} at best), {plan.end_to_end.work / placement.slot:.2f} times those of end to "
         "end, where all are equally fast and links take no time."
     )
     yield (
         f"1F1B with {batches} micro-batches would leave every process idle for {bubble:.1%} of a "
         f"step: {count * (1 - bubble):.2f} times end to end at best."
     )
+
+
+def _kind(placement: Placement) -> str:
+    return "time" if placement.seconds else "arithmetic"
+
+
+def _amount(placement: Placement) -> str:
+    if placement.seconds:
+        return f"{placement.slot:.3g} s"
+    return f"{placement.slot / 1e12:.3g} TFLOP"
 
 
 def bubble_1f1b(processes: int, micro_batches: int) -> float:

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from ..meter import LiveBytes
 
+# A piece run: itself, its input, images and target in; its output or loss out.
+Forward = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -28,6 +31,7 @@ class Piece:
             live longer than that.
         temporaries: Most that the optimizer has alive while it steps.
         flops: Forward, backward and recomputed.
+        seconds: The same and the update, on the device at hand; 0 where nobody timed it.
     """
 
     saved: int
@@ -39,6 +43,12 @@ class Piece:
     gradients: int
     temporaries: int
     flops: int
+    seconds: float = 0.0
+
+    @property
+    def work(self) -> float:
+        """What a plan keeps small: seconds, or arithmetic where nobody timed it."""
+        return self.seconds or self.flops
 
 
 def measure_bytes(

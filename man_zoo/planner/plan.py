@@ -20,6 +20,7 @@ from .blocks import Cost, Split, cost_of, most_blocks
 from .chain import each_limit
 from .cost import CostModel, Setting
 from .search import Choices, cheapest, floors, least
+from .seconds import Clock
 from .sizes import GIB
 from .spread import Spread
 
@@ -86,6 +87,8 @@ class Planner:
         setting: Batch, optimizer, precision.
         criterion: Classification loss.
         progress: Called after every piece that was measured.
+        calibrate: Whether to time every piece on the device at hand, so that plans keep seconds
+            small instead of arithmetic; the backbone then has real weights.
     """
 
     def __init__(
@@ -98,8 +101,10 @@ class Planner:
         setting: Setting,
         criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
         progress: Callable[[], object] = lambda: None,
+        calibrate: bool = False,
     ) -> None:
         self.progress = progress
+        self.clock = Clock(backbone, setting, input_size) if calibrate else None
         self.backbone, self.name, self.method = backbone, name, method
         self.keywords, self.input_size, self.setting = dict(keywords), input_size, setting
         self.criterion = criterion
@@ -130,6 +135,7 @@ class Planner:
                 self.setting,
                 self.criterion,
                 self.progress,
+                self.clock,
             )
         if form not in self._models:
             first = next(iter(self._models.values()))
@@ -218,7 +224,7 @@ class Planner:
         plans = [self._plan(form, split) for form, split in splits.items() if split is not None]
         if not plans:
             raise ValueError(self._too_little(budget, choices))
-        return min(plans, key=lambda plan: plan.cost.total)
+        return min(plans, key=lambda plan: plan.cost.work)
 
     def smallest(self, k: int | None = None) -> Plan:
         """The least peak of all: K, cuts, form and recomputation are chosen."""

@@ -18,6 +18,7 @@ from ..recompute import choose_recompute
 from .blocks import RunCost, Split, cost_of, together
 from .chain import Run, each_limit, fastest, tightest, too_little
 from .cost import CostModel, Setting
+from .seconds import Clock
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Placement:
         sent: Bytes to the next process in a step: features, target, images where they are looked
             at; 0 for the last one.
         returned: Bytes that come back from it: the parameters that MAN's copy follows.
+        seconds: Its own of one batch, where the pieces were timed; else empty.
     """
 
     ranges: tuple[range, ...]
@@ -38,25 +40,35 @@ class Placement:
     flops: tuple[int, ...]
     sent: tuple[int, ...]
     returned: tuple[int, ...]
+    seconds: tuple[float, ...] = ()
 
     @property
-    def slot(self) -> int:
-        """Arithmetic of the slowest process: how long a slot lasts."""
-        return max(self.flops)
+    def work(self) -> tuple[float, ...]:
+        """Of each process: seconds where they are known, else arithmetic."""
+        return self.seconds or self.flops
+
+    @property
+    def slot(self) -> float:
+        """Work of the slowest process: how long a slot lasts."""
+        return max(self.work)
 
     @property
     def busy(self) -> tuple[float, ...]:
         """Share of a slot in which each process computes."""
-        return tuple(flops / self.slot for flops in self.flops)
+        return tuple(work / self.slot for work in self.work)
 
     @property
     def speed_up(self) -> float:
         """Over one process that runs all the blocks in turn."""
-        return sum(self.flops) / self.slot
+        return sum(self.work) / self.slot
 
 
 def place(
-    model: LocalModel, setting: Setting, processes: int, limits: Sequence[int] = ()
+    model: LocalModel,
+    setting: Setting,
+    processes: int,
+    limits: Sequence[int] = (),
+    calibrate: bool = False,
 ) -> Placement:
     """The blocks of every process for a model that is there.
 
@@ -65,11 +77,16 @@ def place(
         setting: Batch, optimizer, precision.
         processes: How many there are.
         limits: As :func:`assign` takes them.
+        calibrate: Whether to time the pieces on the device at hand: arithmetic balances badly
+            where maps are large and layers narrow.
 
     Raises:
-        ValueError: As :func:`assign`.
+        ValueError: As :func:`assign`; for a piece that does not fit on the device.
     """
-    costs = CostModel(model.backbone, model.spec, model.input_size, setting, model.criterion)
+    clock = Clock(model.backbone, setting, model.input_size) if calibrate else None
+    costs = CostModel(
+        model.backbone, model.spec, model.input_size, setting, model.criterion, clock=clock
+    )
     chosen = choose_recompute(model.spec.recompute, model.unit_names, len(model.cuts))
     return assign(cost_of(costs, Split(model.cuts, *chosen)).blocks, processes, limits)
 
@@ -96,19 +113,21 @@ def assign(blocks: Sequence[RunCost], processes: int, limits: Sequence[int] = ()
     for start, stop in combinations(range(len(blocks) + 1), 2):
         cost, following = together(blocks[start:stop]), (*blocks, None)[stop]
         size = process_bytes(cost, following, first=start == 0)
-        runs.append(Run(start, stop, stop - start, cost.flops, size))
+        runs.append(Run(start, stop, stop - start, cost.work, size))
     best = fastest(runs, len(blocks), len(blocks), own_limits)
     if best is None:
         least = tightest(runs, len(blocks), len(blocks), own_limits)
         assert least is not None  # every process can be given a block
         raise ValueError(too_little(least, own_limits, _numbers))
+    costs = [together(blocks[run.start : run.stop]) for run in best]
     links = [(blocks[run.stop - 1], blocks[run.stop]) for run in best[:-1]]
     return Placement(
         tuple(range(run.start, run.stop) for run in best),
         tuple(run.bytes for run in best),
-        tuple(run.flops for run in best),
+        tuple(cost.flops for cost in costs),
         (*(sent_bytes(own, following) for own, following in links), 0),
         (*(following.source for _, following in links), 0),
+        tuple(cost.seconds for cost in costs if cost.seconds),
     )
 
 

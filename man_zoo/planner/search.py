@@ -48,7 +48,7 @@ class _Run(NamedTuple):
     """
 
     room: int
-    flops: int
+    work: float
     entry: int
     saves_input: bool
     unit: int = -1
@@ -68,7 +68,7 @@ class _Block(NamedTuple):
 
     start: int
     end: int
-    flops: int
+    work: float
     run: _Run
     auxiliary: bool
 
@@ -76,7 +76,7 @@ class _Block(NamedTuple):
 class _Path(NamedTuple):
     """Blocks from the stem on, a linked list: what they cost, what their auxiliaries keep."""
 
-    flops: int = 0
+    work: float = 0
     resident: int = 0
     block: _Block | None = None
     before: "_Path | None" = None
@@ -98,7 +98,7 @@ class _Path(NamedTuple):
 
 
 def cheapest(model: CostModel, limit: int, choices: Choices) -> Split | None:
-    """The split of least arithmetic whose peak is at most ``limit`` bytes, if one is found.
+    """The split of least work whose peak is at most ``limit`` bytes, if one is found.
 
     What the auxiliaries keep resident depends on the cuts, and the cuts on what that leaves for
     blocks: a share of the limit is set aside for auxiliaries, and what the splits of one share
@@ -120,11 +120,11 @@ def cheapest(model: CostModel, limit: int, choices: Choices) -> Split | None:
         if paths:
             most, fewest = paths[0].resident, paths[-1].resident
             shares.extend((most, fewest, (most + fewest) // 2))
-    return min(found, key=lambda path: path.flops).split() if found else roomiest.split()
+    return min(found, key=lambda path: path.work).split() if found else roomiest.split()
 
 
 def least(model: CostModel, choices: Choices, below: float = inf) -> Split | None:
-    """The split of least peak; among such the one of least arithmetic.
+    """The split of least peak; among such the one of least work.
 
     Args:
         model: Costs of the pieces.
@@ -198,7 +198,7 @@ def _paths(model: CostModel, limit: float, choices: Choices, front: int) -> list
             if k == 1 and block.end != last:
                 own += model.restored_bytes(0, (0, 2))
             longer.setdefault(block.end, []).extend(
-                _Path(path.flops + block.flops * (front > 1), path.resident + own, block, path)
+                _Path(path.work + block.work * (front > 1), path.resident + own, block, path)
                 for path in fronts[block.start - 1]
             )
         fronts = {end: _undominated(paths) for end, paths in longer.items()}
@@ -209,7 +209,7 @@ def _paths(model: CostModel, limit: float, choices: Choices, front: int) -> list
 
 def _undominated(paths: list[_Path]) -> list[_Path]:
     front: list[_Path] = []
-    for path in sorted(paths, key=lambda path: (path.flops, path.resident)):
+    for path in sorted(paths, key=lambda path: (path.work, path.resident)):
         if not front or path.resident < front[-1].resident:
             front.append(path)
     return front
@@ -232,7 +232,7 @@ def _blocks_ending(
         output = model.output(end, (0, 2), auxiliary)
         saves_input = output.saves_input or not last  # the next block's features
         room, entry = limit - output.backward_peak, limit - output.forward_peak
-        runs = [_Run(room, output.flops, entry, saves_input)]
+        runs = [_Run(room, output.work, entry, saves_input)]
         gradients, temporaries = output.gradients, output.temporaries
         for i in range(end, -1, -1):
             spare = limit - gradients
@@ -243,9 +243,9 @@ def _blocks_ending(
                 started = _extend(model, runs, i, end, True, limit, spare, choices.units[i])
                 incoming = input_bytes(model, i)
                 fits = [run for run in started if min(run.room, run.entry) >= incoming]
-                run = min(fits, key=lambda run: run.flops, default=None)
-                if run is not None and (i not in best or run.flops < best[i].flops):
-                    best[i] = _Block(i, end, run.flops, run, auxiliary)
+                run = min(fits, key=lambda run: run.work, default=None)
+                if run is not None and (i not in best or run.work < best[i].work):
+                    best[i] = _Block(i, end, run.work, run, auxiliary)
             longer = _extend(model, runs, i, end, False, limit, spare, choices.units[i])
             runs = _thinned(longer, front)
             if not runs:
@@ -280,9 +280,9 @@ def _extend(
             room = min(later, run.entry - unit.output) - unit.saved
             if room < 0:
                 continue
-            flops = run.flops + unit.flops
+            work = run.work + unit.work
             own = min(room, most)
-            longer.append(_Run(own, flops, entry, unit.saves_input, i, recompute, run))
+            longer.append(_Run(own, work, entry, unit.saves_input, i, recompute, run))
             if room >= most:
                 break
     return longer
@@ -290,7 +290,7 @@ def _extend(
 
 def _thinned(runs: list[_Run], most: int) -> list[_Run]:
     """At most so many, evenly; those that another beats in both room and cost are left out."""
-    runs.sort(key=lambda run: (run.flops, -run.room))
+    runs.sort(key=lambda run: (run.work, -run.room))
     front: list[_Run] = []
     for run in runs:
         if not front or run.room > front[-1].room:

@@ -100,7 +100,7 @@ class Spread:
                     part.start,
                     part.stop,
                     blocks,
-                    part.cost.flops,
+                    part.cost.work,
                     process_bytes(part.cost, self._following(part), first=part.start == 0),
                     part.cuts,
                 )
@@ -117,7 +117,7 @@ class Spread:
         """Of parts with the same units, those that no other beats in arithmetic and memory."""
         limited = min(self.limits) < float("inf")
         kept: dict[tuple[int, int], list[RunCost]] = {}
-        for part in sorted(parts, key=lambda part: (part.cost.flops, part.cost.resident)):
+        for part in sorted(parts, key=lambda part: (part.cost.work, part.cost.resident)):
             better = kept.setdefault((part.start, part.stop), [])
             if not any(not limited or _as_small(other, part.cost) for other in better):
                 better.append(part.cost)
