@@ -31,6 +31,7 @@ def localize(
     batch_size: int | None = None,
     opt: str = "sgd",
     precision: str = "no",
+    calibrate: bool = False,
     **keywords: Any,
 ) -> LocalModel:
     """Split a timm model into K local blocks with the auxiliaries of a method.
@@ -53,6 +54,8 @@ def localize(
         batch_size: Images a step, for the planner (``memory_budget``, ``cuts="balanced"``).
         opt: timm's name of the optimizer, for the planner.
         precision: ``"no"``, ``"bf16"`` or ``"fp16"``, for the planner.
+        calibrate: Whether the planner times the pieces on the device at hand, in channels-last
+            order as the training recipe runs them, and keeps seconds small instead of arithmetic.
         keywords: ``cuts``, ``recompute``, ``head_norm``, the method's own (see its page in docs/)
             and timm's.
 
@@ -101,8 +104,10 @@ def localize(
     if memory_budget is not None or local_keywords.get("cuts") == BALANCED:
         if batch_size is None:
             raise ValueError("memory_budget= and cuts='balanced' need batch_size=, images a step.")
-        setting = Setting(batch_size, opt, precision)
-        chosen = plan(model, name, method, k, memory_budget, local_keywords, input_size, setting)
+        setting = Setting(batch_size, opt, precision, channels_last=calibrate)
+        chosen = plan(
+            model, name, method, k, memory_budget, local_keywords, input_size, setting, calibrate
+        )
         k, local_keywords = chosen.spec.k, local_keywords | chosen.keywords()
         local_keywords.pop("k")
     assert k is not None
@@ -125,6 +130,7 @@ def plan(
     keywords: dict[str, Any],
     input_size: tuple[int, int, int],
     setting: Setting,
+    calibrate: bool = False,
 ) -> Plan:
     """The planner's answer for a model that is there: within a budget, or the cuts of least peak.
 
@@ -136,7 +142,16 @@ def plan(
     if memory_budget is not None and keywords.get("cuts") not in (None, BALANCED):
         raise ValueError("memory_budget= chooses the cuts; leave cuts= out, or the budget.")
     with measuring() as progress:
-        planner = Planner(model, name, method, given, input_size, setting, progress=progress)
+        planner = Planner(
+            model,
+            name,
+            method,
+            given,
+            input_size,
+            setting,
+            progress=progress,
+            calibrate=calibrate,
+        )
         if memory_budget is not None:
             return planner.within(budget_bytes(memory_budget), k, recompute)
         assert k is not None

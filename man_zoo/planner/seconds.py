@@ -66,7 +66,7 @@ def autocast(setting: Setting, device: torch.device) -> AbstractContextManager[A
     return torch.autocast(device.type, LOW_PRECISION[setting.precision])
 
 
-def median_seconds(step: Callable[[], object], run: float = RUN) -> float:
+def median_seconds(step: Callable[[], object], run: float) -> float:
     """Of one call, after a warm-up.
 
     Args:
@@ -138,7 +138,7 @@ class Clock:
             with torch.random.fork_rng():  # who plans draws the same numbers as who does not
                 module = make(self.units).to(self.device).to(memory_format=setting.memory_format)
                 step = self._step(module.train(), forward, like, differentiable)
-                self._keep(digest, median_seconds(step))
+                self._keep(digest, median_seconds(step, RUN))
         return self._known[digest]
 
     def _keep(self, digest: str, seconds: float) -> None:

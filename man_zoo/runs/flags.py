@@ -41,6 +41,12 @@ def build_parser(program: str | None = None) -> ArgumentParser:
         "names of the units that end a block")  # fmt: skip
     add("--memory-budget", type=memory_size, metavar="SIZE", help="e.g. 6GiB, for a training step: "
         "the planner chooses what of K, cuts, form and recomputation is not given")  # fmt: skip
+    add(
+        "--calibrate",
+        action="store_true",
+        help="let what is planned (a memory budget, balanced "
+        "cuts, --block-parallel) be fast in seconds, timed on this device, not in arithmetic",
+    )
     add("--recompute", nargs="+", help="'units', 'auxiliaries', 'all', or names of units and "
         "auxiliaries whose activations are computed again in backward")  # fmt: skip
     add("--form", help="form of MAN: release or paper")

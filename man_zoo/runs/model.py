@@ -72,6 +72,7 @@ def create_model(
             batch_size=args.batch_size,
             opt=args.opt,
             precision=args.mixed_precision or "no",
+            calibrate=args.calibrate,
             **keywords,
         )
     if args.tune == "head":

@@ -301,9 +301,10 @@ def choose_ranges(args: Namespace, model: LocalModel) -> Sequence[range]:
     """
     if args.block_parallel == 1:
         return [range(len(model.blocks))]
-    setting = Setting(args.batch_size, args.opt, args.mixed_precision or "no")
+    precision, last = args.mixed_precision or "no", args.calibrate and args.channels_last
+    setting = Setting(args.batch_size, args.opt, precision, channels_last=last)
     limits = [budget_bytes(size) for size in args.process_memory or ()]
-    return agree(lambda: place(model, setting, args.block_parallel, limits).ranges)
+    return agree(lambda: place(model, setting, args.block_parallel, limits, args.calibrate).ranges)
 
 
 def _averages_vectors(model: LocalModel) -> bool:
