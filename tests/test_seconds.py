@@ -8,20 +8,21 @@ import torch
 
 import man_zoo
 from man_zoo.commands import plan as plan_command
-from man_zoo.planner import Planner, Setting, place, seconds
+from man_zoo.planner import Planner, Setting, place, seconds, trial
 from man_zoo.planner.blocks import cost_of
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("MAN_ZOO_CACHE", str(tmp_path))
-    monkeypatch.setattr(seconds, "RUN", 0.0)
+    for module in (seconds, trial):
+        monkeypatch.setattr(module, "RUN", 0.0)
     return tmp_path
 
 
 def planner(method: str = "man_dgl", calibrate: bool = True, **keywords) -> Planner:
     model = timm.create_model("resnet18", num_classes=10)
-    setting = Setting(2, channels_last=True)
+    setting = Setting(2, device="cpu", channels_last=True)
     return Planner(model, "resnet18", method, keywords, (3, 32, 32), setting, calibrate=calibrate)
 
 
@@ -47,7 +48,7 @@ def test_another_setting_is_timed_by_itself(folder):
     (file,) = folder.glob("*.json")
     before = len(json.loads(file.read_text()))
     again = planner("dgl")
-    again.clock.setting = again.setting = Setting(2, "adamw", channels_last=True)
+    again.clock.setting = again.setting = Setting(2, "momentum", device="cpu", channels_last=True)
     again.cuts(2)
     assert len(json.loads(file.read_text())) == 2 * before
 
@@ -82,7 +83,7 @@ def test_processes_are_balanced_by_seconds(monkeypatch):
 
     monkeypatch.setattr(seconds.Clock, "seconds", timed)
     model = man_zoo.localize("resnet18", "dgl", 8, num_classes=10, img_size=32)
-    setting = Setting(2)
+    setting = Setting(2, device="cpu")
     by_arithmetic = place(model, setting, 2)
     by_seconds = place(model, setting, 2, calibrate=True)
     assert by_arithmetic.ranges[0] != by_seconds.ranges[0] == range(1)
@@ -118,7 +119,7 @@ def test_a_k_that_the_method_does_not_allow_is_refused_before_anything_is_measur
     pieces = []
     model = timm.create_model("resnet18", num_classes=10)
     plans = Planner(
-        model, "resnet18", "man_dgl", {"momentum_units": 4}, (3, 32, 32), Setting(2),
+        model, "resnet18", "man_dgl", {"momentum_units": 4}, (3, 32, 32), Setting(2, device="cpu"),
         progress=lambda: pieces.append(1),
     )  # fmt: skip
     for ask in (
@@ -136,7 +137,7 @@ def test_a_budget_below_the_weights_is_refused_before_anything_is_measured():
     pieces = []
     model = timm.create_model("resnet18", num_classes=10)
     plans = Planner(
-        model, "resnet18", "man_dgl", {}, (3, 32, 32), Setting(2),
+        model, "resnet18", "man_dgl", {}, (3, 32, 32), Setting(2, device="cpu"),
         progress=lambda: pieces.append(1),
     )  # fmt: skip
     with pytest.raises(ValueError, match="which weights and batch alone take"):
@@ -147,7 +148,7 @@ def test_a_budget_below_the_weights_is_refused_before_anything_is_measured():
 def test_a_unit_that_is_too_much_alone_is_named():
     plans = Planner(
         timm.create_model("resnet18", num_classes=10), "resnet18", "dgl", {}, (3, 224, 224),
-        Setting(64),
+        Setting(64, device="cpu"),
     )  # fmt: skip
     least = plans.smallest()
     assert cost_of(plans._model(None), least.split).peak == least.cost.peak
