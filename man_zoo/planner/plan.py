@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import inf
 from typing import Any
 
 from timm.layers import Format
@@ -116,9 +115,14 @@ class Planner:
 
     @property
     def forms(self) -> tuple[str | None, ...]:
-        """Forms of MAN that a budget may choose between."""
+        """Forms of MAN that may be chosen between."""
         free = self.method.startswith("man_") and "form" not in self.keywords
         return FORMS if free else (None,)
+
+    @property
+    def _form(self) -> str | None:
+        """The form that a budget chooses: the release's runs one more copy of the same units."""
+        return "paper" if len(self.forms) > 1 else None
 
     def _spec(self, form: str | None, k: int = 2) -> LocalSpec:
         keywords = self.keywords | ({"form": form} if form else {})
@@ -220,23 +224,19 @@ class Planner:
         """
         choices = self._choices(self._ks(k), recompute)
         self._refuse(budget, choices)
-        splits = {form: cheapest(self._model(form), budget, choices) for form in self.forms}
-        plans = [self._plan(form, split) for form, split in splits.items() if split is not None]
-        if not plans:
+        split = cheapest(self._model(self._form), budget, choices)
+        if split is None:
             raise ValueError(self._too_little(budget, choices))
-        return min(plans, key=lambda plan: plan.cost.work)
+        return self._plan(self._form, split)
 
     def smallest(self, k: int | None = None) -> Plan:
         """The least peak of all: K, cuts, form and recomputation are chosen."""
         return self._smallest(self._choices(self._ks(k), None))
 
     def _smallest(self, choices: Choices) -> Plan:
-        best: Plan | None = None
-        for form in self.forms:
-            split = least(self._model(form), choices, best.cost.peak if best else inf)
-            best = self._plan(form, split) if split is not None else best
-        assert best is not None  # some limit is large enough for every K that is possible
-        return best
+        split = least(self._model(self._form), choices)
+        assert split is not None  # some limit is large enough for every K that is possible
+        return self._plan(self._form, split)
 
     def spread(
         self,
@@ -305,12 +305,12 @@ class Planner:
         if k is not None:
             self._check_k(k)
             return (k,)
-        most = max(most_blocks(self._model(form)) for form in self.forms)
+        most = most_blocks(self._model(self._form))
         return tuple(range(2, min(MOST_BLOCKS, most) + 1))
 
     def _check_k(self, k: int) -> None:
         choose_cuts(self.name, self.names, k, "even")
-        most = max(most_blocks(self._model(form)) for form in self.forms)
+        most = most_blocks(self._model(self._form))
         if k > most:
             raise ValueError(
                 f"{self.name} cannot be cut into {k} blocks for {self.method}, because of what an "
@@ -327,7 +327,7 @@ class Planner:
 
     def _refuse(self, budget: int, choices: Choices) -> None:
         """Raises ``ValueError`` where one unit alone is too much: no need to search."""
-        model = self._model(self.forms[0])
+        model = self._model(self._form)
         for floor, i in floors(model, choices):
             if floor > budget:
                 batch, fixed = self.setting.batch_size, model.resident
@@ -342,7 +342,7 @@ class Planner:
 
     def _too_little(self, budget: int, choices: Choices) -> str:
         plan = self._smallest(choices)
-        fixed = self._model(plan.form if len(self.forms) > 1 else None).resident
+        fixed = self._model(self._form).resident
         fits = self.setting.batch_size * (budget - fixed) // max(plan.cost.peak - fixed, 1)
         advice = f"a batch of about {fits}" if fits > 0 else "a smaller backbone"
         return (

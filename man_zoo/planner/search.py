@@ -11,7 +11,6 @@ room: that is how an impossible limit is told in a moment, and how the least mem
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import NamedTuple
 
 from .blocks import Split, backward_peak, cost_of, inner_ends, input_bytes, shortest_next
@@ -123,15 +122,9 @@ def cheapest(model: CostModel, limit: int, choices: Choices) -> Split | None:
     return min(found, key=lambda path: path.work).split() if found else roomiest.split()
 
 
-def least(model: CostModel, choices: Choices, below: float = inf) -> Split | None:
-    """The split of least peak; among such the one of least work.
-
-    Args:
-        model: Costs of the pieces.
-        choices: What to choose from.
-        below: Bytes: ``None`` is the answer where the least is not below them.
-    """
-    high = min(2 * cost_of(model, Split()).peak, below)
+def least(model: CostModel, choices: Choices) -> Split | None:
+    """The split of least peak; among such the one of least work."""
+    high = 2 * cost_of(model, Split()).peak
     low = max(bound for bound, _ in floors(model, choices))
     best = _roomiest(model, high, choices)
     while best is not None and high > TOLERANCE * low:
