@@ -154,7 +154,7 @@ def floors(model: CostModel, choices: Choices) -> Iterator[tuple[int, int | None
 # The search ---------------------------------------------------------------------------------------
 
 
-def _roomiest(model: CostModel, limit: float, choices: Choices) -> _Path | None:
+def _roomiest(model: CostModel, limit: int, choices: Choices) -> _Path | None:
     """Some split that fits, with the smallest auxiliaries that do; ``None`` if there is none."""
     share = 0
     while paths := _paths(model, limit - model.resident - share, choices, front=1):
@@ -165,7 +165,7 @@ def _roomiest(model: CostModel, limit: float, choices: Choices) -> _Path | None:
     return None
 
 
-def _paths(model: CostModel, limit: float, choices: Choices, front: int) -> list[_Path]:
+def _paths(model: CostModel, limit: int, choices: Choices, front: int) -> list[_Path]:
     """Ways through the network in blocks that fit into ``limit``; none that another beats.
 
     Args:
@@ -216,7 +216,7 @@ def _ends(model: CostModel, choices: Choices) -> list[int]:
 
 
 def _blocks_ending(
-    model: CostModel, end: int, limit: float, choices: Choices, front: int
+    model: CostModel, end: int, limit: int, choices: Choices, front: int
 ) -> Iterable[_Block]:
     """The cheapest block from every start to ``end`` that fits into ``limit``."""
     best: dict[int, _Block] = {}
@@ -252,8 +252,8 @@ def _extend(
     i: int,
     end: int,
     first: bool,
-    limit: float,
-    spare: float,
+    limit: int,
+    spare: int,
     choices: Sequence[bool],
 ) -> list[_Run]:
     """Runs with unit ``i`` in front, in no order.
