@@ -67,8 +67,9 @@ def place(
         limits: As :func:`assign` takes them.
 
     Raises:
-        ValueError: As :func:`assign`.
+        ValueError: As :func:`assign`, and for overlap.
     """
+    model.spec.need_whole_units("block parallelism")
     costs = CostModel(model.backbone, model.spec, model.input_size, setting, model.criterion)
     chosen = choose_recompute(model.spec.recompute, model.unit_names, len(model.cuts))
     return assign(cost_of(costs, Split(model.cuts, *chosen)).blocks, processes, limits)
