@@ -91,7 +91,8 @@ class LocalSpec:
         if self.overlaps:
             raise ValueError(
                 f"{self.method} trains a block's first unit from the block before as well, and "
-                f"{what} takes the two apart; use one process, data parallelism, or man_{self.base}."
+                f"{what} takes the two apart; use one process or data parallelism, or "
+                f"man_{self.base}."
             )
 
 
