@@ -166,7 +166,8 @@ def test_compiled_blocks_learn_the_same():
     ],
 )
 def test_the_predicted_cost_is_that_of_a_real_step(backbone, k, batch_size, recompute):
-    plan = planner(backbone, "overlap_dgl", batch_size).cuts(k, "even", recompute)
+    plans = planner(backbone, "overlap_dgl", batch_size, "sgd", "no", "cpu")
+    plan = plans.cuts(k, "even", recompute)
     size = {"resnet20": 32, "resnet18": 64}.get(backbone, 224)
     model = man_zoo.localize(
         backbone, "overlap_dgl", k, cuts="even", recompute=recompute, num_classes=10, img_size=size,
