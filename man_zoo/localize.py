@@ -40,7 +40,7 @@ def localize(
         backbone: timm name, a pretrained tag included if you like, or ``hf-hub:ORG/NAME`` or
             ``local-dir:FOLDER``.
         method: ``"e2e"``, ``"dgl"``, ``"infopro"``, ``"predsim"``, ``"auglocal"``, or one of the
-            last four behind ``man_`` or ``manpp_``.
+            last four behind ``man_``, ``manpp_`` or ``overlap_``.
         k: Number of local blocks; may be left out for ``"e2e"`` and with ``memory_budget``.
         pretrained: Load the backbone's pretrained weights.
         auxiliaries: Whether to build the auxiliaries; by default unless ``pretrained``, because a

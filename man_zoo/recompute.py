@@ -30,13 +30,13 @@ def run(module: nn.Module, *inputs: Any, recompute: bool) -> Any:
 @torch.compiler.disable(reason="torch.compile takes no checkpoint whose buffers change")
 def _checkpointed(module: nn.Module, *inputs: Any) -> Any:
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _buffers_untouched(module)
+        return nullcontext(), buffers_untouched(module)
 
     return checkpoint(module, *inputs, use_reentrant=False, context_fn=contexts)
 
 
 @contextmanager
-def _buffers_untouched(module: nn.Module) -> Iterator[None]:
+def buffers_untouched(module: nn.Module) -> Iterator[None]:
     """Lend the module copies of its buffers, so that BatchNorm counts no batch a second time."""
     buffers = [
         (layer, name, buffer)

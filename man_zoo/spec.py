@@ -9,7 +9,8 @@ from typing import Any
 from .auxiliary import METHODS, MomentumSettings
 from .messages import unknown
 
-WRAPPERS = ("man", "manpp")
+OVERLAP = "overlap"
+WRAPPERS = ("man", "manpp", OVERLAP)
 END_TO_END = "e2e"
 _SHARED_KEYWORDS = ("cuts", "head_norm", "recompute")
 _MOMENTUM_KEYWORDS = tuple(f.name for f in fields(MomentumSettings) if f.name != "scale")
@@ -26,7 +27,7 @@ _PUBLISHED_LAMBDAS: dict[tuple[str, str, int | None], dict[str, Any]] = {
 
 
 def list_methods() -> list[str]:
-    """Every method name: end to end, the base methods, and MAN and MAN++ over each of them."""
+    """Every method name: end to end, the base methods, and MAN, MAN++ and overlap over each."""
     wrapped = [f"{wrapper}_{base}" for wrapper in WRAPPERS for base in METHODS]
     return [END_TO_END, *METHODS, *wrapped]
 
@@ -37,11 +38,11 @@ class LocalSpec:
 
     Args:
         backbone: timm name.
-        method: ``"e2e"``, a base method, or ``man_``/``manpp_`` and a base method.
+        method: ``"e2e"``, a base method, or ``man_``, ``manpp_`` or ``overlap_`` and a base method.
         k: Number of local blocks.
         cuts: As :func:`man_zoo.split.choose_cuts` takes them.
         head_settings: Keywords of the base method's head.
-        momentum: MAN's settings; ``None`` for a base method alone.
+        momentum: MAN's settings; ``None`` without it.
         head_norm: ``"batch"``, or ``"group"`` for heads that do not look across the batch.
         recompute: As :func:`man_zoo.recompute.choose_recompute` takes it.
 
@@ -72,14 +73,42 @@ class LocalSpec:
 
     @property
     def base(self) -> str:
-        """The base method under MAN."""
+        """The base method under MAN or overlap."""
         return base_method(self.method)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether auxiliaries begin with the next block's first unit itself."""
+        return _wrapper(self.method) == OVERLAP
+
+    @property
+    def units_ahead(self) -> int:
+        """How many of the next block's first units an auxiliary begins with, copied or shared."""
+        return self.momentum.momentum_units if self.momentum else int(self.overlaps)
+
+    def need_whole_units(self, what: str) -> None:
+        """Raises ``ValueError`` if units are shared by neighbours, which ``what`` takes apart."""
+        if self.overlaps:
+            raise ValueError(
+                f"{self.method} trains a block's first unit from the block before as well, and "
+                f"{what} takes the two apart; use one process or data parallelism, or "
+                f"man_{self.base}."
+            )
 
 
 def base_method(method: str) -> str:
     """``man_dgl`` -> ``dgl``."""
+    return method.removeprefix(f"{_wrapper(method)}_")
+
+
+def _wrapper(method: str) -> str:
+    """``man_dgl`` -> ``man``; empty for a base method."""
     wrapper, _, base = method.partition("_")
-    return base if wrapper in WRAPPERS else method
+    return wrapper if base and wrapper in WRAPPERS else ""
+
+
+def _has_momentum(method: str) -> bool:
+    return _wrapper(method) in ("man", "manpp")
 
 
 def is_zoo_name(name: str) -> bool:
@@ -120,7 +149,7 @@ def take_keywords(keywords: dict[str, Any]) -> dict[str, Any]:
 def method_keywords(method: str) -> list[str]:
     """Keywords that a model of this method takes beside timm's."""
     base = base_method(method)
-    of_momentum = _MOMENTUM_KEYWORDS if method != base else ()
+    of_momentum = _MOMENTUM_KEYWORDS if _has_momentum(method) else ()
     return sorted({*_SHARED_KEYWORDS, *head_keywords(base), *of_momentum})
 
 
@@ -146,7 +175,7 @@ def make_spec(
             raise unknown(f"keyword for {method}", key, accepted)
     settings = _default_settings(backbone, method, k, tokens) | dict(keywords)
     momentum = None
-    if method != base:
+    if _has_momentum(method):
         chosen = {key: settings[key] for key in _MOMENTUM_KEYWORDS if key in settings}
         momentum = MomentumSettings(scale=method.startswith("manpp"), **chosen)
     return LocalSpec(
@@ -168,7 +197,7 @@ def _default_settings(backbone: str, method: str, k: int, tokens: bool) -> dict[
     if base == "dgl" and tokens:
         settings["head"] = "token"
     elif base == "dgl" and method != base:
-        # The head of the release that gave MAN's published numbers.
+        # The head of the release that gave MAN's published numbers; overlap is MAN's control.
         settings["head"] = "wide"
     if method.startswith("manpp"):
         settings["form"] = "release"  # it has two branches to weigh

@@ -37,9 +37,10 @@ METHODS = {
     "man_dgl, release": {"method": "man_dgl", "head": "narrow"},
     "man_dgl, paper": {"method": "man_dgl", "head": "narrow", "form": "paper"},
     "man_infopro": {"method": "man_infopro"},
+    "overlap_dgl": {"method": "overlap_dgl", "head": "narrow"},
 }
 CASES = list(product(METHODS, (1, 2)))
-PLAIN = [("e2e", 1), ("man_dgl, release", 1), ("man_dgl, paper", 2)]
+PLAIN = [("e2e", 1), ("man_dgl, release", 1), ("man_dgl, paper", 2), ("overlap_dgl", 2)]
 
 
 def train_case(method: str, accumulate: int, plain: bool = False) -> dict:

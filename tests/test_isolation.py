@@ -155,7 +155,7 @@ def _told(order: list[str], name: str, call: Callable[..., object]) -> Callable[
 # Memory -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "overlap_dgl"])
 def test_a_graph_is_gone_when_its_block_has_stepped(method: str) -> None:
     model, images, target = model_and_batch(method)
     model.local_step(images, target)

@@ -4,6 +4,7 @@ Models are in float64, so that what two ways of computing differ by is far below
 """
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ METHODS = {
     "man_dgl, paper": MAN | {"form": "paper"},
     "manpp_dgl": MAN | {"method": "manpp_dgl"},
     "man_infopro": {"method": "man_infopro", "momentum": 0.9},
+    "overlap_dgl": {"method": "overlap_dgl", "head": "narrow"},
 }
 # A batch is then no more than its images: two halves are one batch.
 GROUP_NORM = {"norm_layer": "groupnorm1", "head_norm": "group"}
@@ -129,6 +131,30 @@ def test_every_block_is_clipped_to_the_norm_by_itself(create):
         change = [new - was for new, was in zip(values(block), old, strict=True)]
         norm = math.sqrt(sum(float(c.square().sum()) for c in change))
         assert norm == pytest.approx(clip, rel=1e-3)  # 1e-6 is added to the gradient's norm
+
+
+def test_one_scale_is_for_all_blocks_that_add_gradients_up(create):
+    """As fp16 would scale losses; the last block's first update overflows."""
+    model = localize("overlap_dgl")
+    by_hand, batches = copy.deepcopy(model).train(), draw(3)
+    trainer = create(model, len(batches), *PLAIN, "--lr", "0.05", "--weight-decay", "0")
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu")
+    trainer = dataclasses.replace(trainer)
+    overflow = iter([math.inf])
+    classifier = model.blocks[-1].output.get_parameter("fc.weight")
+    classifier.register_hook(lambda grad: grad * next(overflow, 1))
+    train(trainer, batches)
+
+    def step(j: int, lr: float = 0.05) -> None:
+        with torch.no_grad():
+            for p in by_hand.blocks[j].parameters():
+                p -= lr * p.grad
+                p.grad = None
+
+    by_hand.local_step(*batches[0], step=lambda j: step(j, 0.05 if j < 2 else 0))
+    for batch in batches[1:]:
+        by_hand.local_step(*batch, step=step)
+    assert_close(values(model), values(by_hand))
 
 
 def test_every_blocks_rate_follows_the_schedule_from_update_to_update(create):

@@ -9,6 +9,7 @@ from .dgl import DGLHead
 from .head import Head
 from .infopro import InfoProHead
 from .momentum import MomentumLink, MomentumSettings, MomentumUnit
+from .overlap import SharedUnit
 from .predsim import PredSimHead
 from .site import Site
 
@@ -26,5 +27,6 @@ __all__ = [
     "MomentumLink",
     "MomentumSettings",
     "MomentumUnit",
+    "SharedUnit",
     "Site",
 ]

@@ -1,10 +1,11 @@
-"""An auxiliary: a momentum unit or nothing, then a base method's head."""
+"""An auxiliary: a momentum unit, a shared unit or nothing, then a base method's head."""
 
 from torch import Tensor, nn
 
 from ..recompute import run
 from .head import Head
 from .momentum import MomentumUnit
+from .overlap import SharedUnit
 
 
 class Auxiliary(nn.Module):
@@ -12,12 +13,15 @@ class Auxiliary(nn.Module):
 
     Args:
         head: A base method's head.
-        momentum: MAN's momentum unit in front of it, if any.
-        recompute: Whether head and momentum unit are recomputed in backward.
+        momentum: MAN's momentum unit in front of it, or the next block's own unit, if any.
+        recompute: Whether the head is recomputed in backward.
     """
 
     def __init__(
-        self, head: Head, momentum: MomentumUnit | None = None, recompute: bool = False
+        self,
+        head: Head,
+        momentum: MomentumUnit | SharedUnit | None = None,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.momentum = nn.Identity() if momentum is None else momentum

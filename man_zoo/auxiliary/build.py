@@ -12,6 +12,7 @@ from ..split import block_ranges
 from . import METHODS
 from .auxiliary import Auxiliary
 from .momentum import MomentumUnit, first_units
+from .overlap import SharedUnit
 from .site import Site
 
 
@@ -86,9 +87,11 @@ def build_auxiliary(
         recompute: Whether it is recomputed in backward.
     """
     widths = tuple(_channels(shape, units) for shape in shapes)
-    momentum, position = None, cut
-    if spec.momentum is not None:
-        position = cut + spec.momentum.momentum_units
+    momentum: MomentumUnit | SharedUnit | None = None
+    position = cut + spec.units_ahead
+    if spec.overlaps:
+        momentum = SharedUnit(units.modules[position], recompute)
+    elif spec.momentum is not None:
         source = nn.Sequential(*units.modules[cut + 1 : position + 1])
         momentum = MomentumUnit(source, spec.momentum, units, widths[position], recompute)
     site = Site(

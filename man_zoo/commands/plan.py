@@ -158,7 +158,7 @@ def on_processes(planner: Planner, args: Namespace, k: int | None) -> tuple[Plan
 
     Raises:
         ValueError: For an impossible K or cut, more processes than blocks, limits that cannot be
-            met.
+            met, overlap.
     """
     limits = [budget_bytes(size) for size in args.memory]
     if args.cuts == BALANCED:
@@ -166,6 +166,7 @@ def on_processes(planner: Planner, args: Namespace, k: int | None) -> tuple[Plan
     else:
         assert k is not None
         plan = planner.cuts(k, args.cuts, args.recompute)
+    plan.spec.need_whole_units("block parallelism")
     placement = assign(plan.cost.blocks, args.processes, limits)
     return plan, f"\n{outlook(plan, placement, limits)}"
 

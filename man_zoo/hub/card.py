@@ -97,6 +97,19 @@ _CITATIONS = {
   year = {2025},
   eprint = {2507.16279}, archivePrefix = {arXiv}
 }""",
+    "overlap": """@inproceedings{loco,
+  title = {{LoCo}: Local Contrastive Representation Learning},
+  author = {Xiong, Yuwen and Ren, Mengye and Urtasun, Raquel},
+  booktitle = {NeurIPS},
+  year = {2020},
+  eprint = {2008.01342}, archivePrefix = {arXiv}
+}
+@misc{backlink,
+  title = {{BackLink}: Supervised Local Training with Backward Links},
+  author = {Guo, Wenzhe and Fouda, Mohammed E. and Eltawil, Ahmed M. and Salama, Khaled N.},
+  year = {2022},
+  eprint = {2205.07141}, archivePrefix = {arXiv}
+}""",
     "dgl": """@inproceedings{dgl,
   title = {Decoupled Greedy Learning of CNNs},
   author = {Belilovsky, Eugene and Eickenberg, Michael and Oyallon, Edouard},
@@ -256,7 +269,7 @@ def _hardware(machine: dict[str, Any]) -> str:
 
 
 def citations(method: str) -> list[str]:
-    """BibTeX of a method: MAN's and its base method's own."""
+    """BibTeX of a method: the wrapper's and its base method's own."""
     wrapper = method.partition("_")[0]
     keys = [wrapper] if wrapper in WRAPPERS else []
     return [_CITATIONS[key] for key in [*keys, base_method(method)] if key in _CITATIONS]

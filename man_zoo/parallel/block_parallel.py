@@ -54,7 +54,8 @@ class BlockParallel:
             older.
 
     Raises:
-        ValueError: If ``ranges`` are not all blocks in order, or not as many as processes.
+        ValueError: If ``ranges`` are not all blocks in order, or not as many as processes; if
+            neighbours share units (overlap).
     """
 
     def __init__(
@@ -68,6 +69,8 @@ class BlockParallel:
         alone = len(ranges) == 1 or not dist.is_initialized()
         count = 1 if alone else dist.get_world_size(group)
         _check(ranges, len(model.blocks), count)
+        if count > 1:
+            model.spec.need_whole_units("block parallelism")
         place = dist.get_rank(group) if count > 1 else 0
         self.model, self.own, self.queue = model, ranges[place], queue
         self.is_first, self.is_last = place == 0, place == count - 1

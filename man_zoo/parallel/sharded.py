@@ -27,7 +27,11 @@ def shard_model(model: LocalModel, mesh: DeviceMesh) -> None:
     Args:
         model: On its device; the mesh's first process's weights become everyone's.
         mesh: One-dimensional: the processes that share.
+
+    Raises:
+        ValueError: If neighbouring blocks share units (overlap).
     """
+    model.spec.need_whole_units("sharding")
     blocks = [_shard(block, mesh) for block in model.blocks]
     share_comm_ctx(blocks)
     for block, following in pairwise(blocks):

@@ -179,7 +179,8 @@ def _turn(model: CostModel, block: range, units: Sequence[Piece], output: Piece)
     """Most bytes alive in forward and backward, and while the optimizer steps."""
     start, end = block[0], block[-1]
     last = end == len(model.units) - 1
-    alive = peak = waiting = 0  # waiting: the last output, which nobody may have saved
+    alive = peak = begun = model.shared_bytes(start)
+    waiting = 0  # the last output, which nobody may have saved
     inputs = []
     for unit in units:
         peak = max(peak, alive + waiting + unit.forward_peak)
@@ -188,7 +189,8 @@ def _turn(model: CostModel, block: range, units: Sequence[Piece], output: Piece)
     peak = max(peak, alive + waiting + output.forward_peak)
     kept = 0 if last and not output.saves_input else waiting
     peak = max(peak, alive + kept + output.backward_peak)
-    gradients, temporaries = output.gradients, output.temporaries
+    gradients = output.gradients + model.shared_bytes(end + 1)
+    temporaries = output.temporaries
     for i, unit in reversed(list(enumerate(units, start))):
         alive -= unit.saved
         peak = max(peak, alive + gradients + backward_peak(model, unit, i, end))
@@ -196,7 +198,7 @@ def _turn(model: CostModel, block: range, units: Sequence[Piece], output: Piece)
         gradients += unit.gradients
         temporaries = model.together(temporaries, unit.temporaries)
     features = 0 if last else model.out_bytes[end]
-    return peak, features + gradients + temporaries
+    return peak, features + begun + gradients + temporaries
 
 
 def input_bytes(model: CostModel, start: int) -> int:

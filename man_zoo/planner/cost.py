@@ -6,7 +6,7 @@ cut of a ResNet-152 can be looked at in seconds, on a machine that could not hol
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -104,6 +104,8 @@ class CostModel:
         clock: "Clock | None" = None,
     ) -> None:
         self.progress, self.clock = progress, clock
+        if clock is not None:
+            spec.need_whole_units("calibrate")
         self.spec, self.setting, self.input_size = spec, setting, input_size
         self.criterion = criterion or nn.CrossEntropyLoss()
         self.shapes = unit_shapes(backbone, input_size)
@@ -138,8 +140,8 @@ class CostModel:
         with self._mode, acting_as(self.setting.device):
             yield
 
-    def _fake(self, module: Any) -> Any:
-        return without_data(module, "cpu", self.setting.memory_format).train()
+    def _fake(self, module: Any, instead: Mapping[int, nn.Module] | None = None) -> Any:
+        return without_data(module, "cpu", self.setting.memory_format, instead).train()
 
     def _run_units(self) -> list[Tensor]:
         """Output of every unit, for its shape and type."""
@@ -160,11 +162,14 @@ class CostModel:
             first: Whether it begins a block: no gradient is asked of its input then.
             recompute: Whether it is recomputed in backward.
         """
+        shared = first and self.shared_bytes(i) > 0
         return _remember(
-            self._of_units, (i, first, recompute), lambda: self._unit(i, first, recompute)
+            self._of_units,
+            (i, first, recompute, shared),
+            lambda: self._unit(i, first, recompute, shared),
         )
 
-    def _unit(self, i: int, first: bool, recompute: bool) -> Piece:
+    def _unit(self, i: int, first: bool, recompute: bool, shared: bool) -> Piece:
         module = self.units.modules[i]
         x = self._features[i - 1] if i else self._images
 
@@ -175,9 +180,11 @@ class CostModel:
             return copy.deepcopy(units.modules[i])
 
         alike = _remember(self._of_units, ("alike", i), lambda: _signature(module))
-        key = (alike, x.shape, x.dtype, first, recompute)
+        key = (alike, x.shape, x.dtype, first, recompute, shared)
         return _remember(
-            self._of_units, key, lambda: self._measure(key, module, real, forward, x, not first)
+            self._of_units,
+            key,
+            lambda: self._measure(key, module, real, forward, x, not first, gradients=shared),
         )
 
     def output(self, cut: int, place: tuple[int, int], recompute: bool) -> Piece:
@@ -210,6 +217,7 @@ class CostModel:
 
     def _output(self, cut: int, place: tuple[int, int], recompute: bool) -> Piece:
         h = self._features[cut]
+        shared = self.units.modules[cut + 1 : cut + 2] if self.spec.overlaps else ()
 
         def forward(auxiliary: Any, h: Tensor, images: Tensor, target: Tensor) -> Tensor:
             return auxiliary(h, target, images)[0]
@@ -220,14 +228,15 @@ class CostModel:
         def measure() -> Piece:
             with torch.device("meta"):
                 built = real(self._meta_units)
+            own = dict(zip(map(id, self._meta_units.modules), self.units.modules, strict=True))
             with self._mode:
-                auxiliary = self._fake(built)
-            return self._measure(key, auxiliary, real, forward, h)
+                auxiliary = self._fake(built, own)
+            return self._measure(key, auxiliary, real, forward, h, beside=shared)
 
         alike = _remember(
             self._of_auxiliaries,
             ("alike", cut, place),
-            lambda: _signature(self._auxiliary(cut, place)),
+            lambda: (_signature(self._auxiliary(cut, place)), *map(_signature, shared)),
         )
         key = (alike, h.shape, h.dtype, recompute)
         return _remember(self._of_auxiliaries, key, measure)
@@ -263,6 +272,8 @@ class CostModel:
         forward: Forward,
         x: Tensor,
         differentiable: bool = True,
+        gradients: bool = False,
+        beside: Sequence[nn.Module] = (),
     ) -> Piece:
         """Bytes and arithmetic of a fake ``module``, seconds of the ``real`` one."""
 
@@ -277,7 +288,8 @@ class CostModel:
                 kept=(self._images, self._target),
                 autocast=self.setting.autocast,
                 differentiable=differentiable,
-                gradients=self.setting.keeps_gradients,
+                gradients=gradients or self.setting.keeps_gradients,
+                beside=beside,
             )
         temporaries = self._optimizer(module).temporaries
         seconds = 0.0
@@ -317,6 +329,16 @@ class CostModel:
             return 0
         copied = self.units.modules[start : start + momentum.momentum_units]
         return sum(bytes_of(p) for unit in copied for p in unit.parameters())
+
+    def shared_bytes(self, start: int) -> int:
+        """Bytes of the gradients that a block before unit ``start`` leaves in it, if it does.
+
+        None where all gradients live through the step anyway.
+        """
+        if not (self.spec.overlaps and 0 < start < len(self.units)) or self.setting.keeps_gradients:
+            return 0
+        unit = self.units.modules[start]
+        return sum(bytes_of(p) for p in unit.parameters() if p.requires_grad)
 
     def restored_bytes(self, cut: int, place: tuple[int, int]) -> int:
         """Bytes of the images un-normalised, where the auxiliaries look at them."""

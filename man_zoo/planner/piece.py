@@ -1,7 +1,7 @@
 """What one piece costs: a unit, an auxiliary or the head, run forward and backward once."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +60,7 @@ def measure_bytes(
     autocast: Callable[[], AbstractContextManager[Any]],
     differentiable: bool,
     gradients: bool = False,
+    beside: Sequence[nn.Module] = (),
 ) -> Piece:
     """The bytes of a piece; its arithmetic and the optimizer's temporaries are left at 0.
 
@@ -71,16 +72,18 @@ def measure_bytes(
         autocast: Around the forward pass.
         differentiable: Whether a gradient is asked of the input.
         gradients: Whether the parameters have gradients already, to which these are added.
+        beside: Other pieces' modules that it runs through and leaves gradients in.
     """
+    touched = nn.ModuleList([module, *beside])
     if gradients:
-        for p in module.parameters():
+        for p in touched.parameters():
             p.grad = torch.empty_like(p) if p.requires_grad else None
     seed = like.new_zeros((), requires_grad=differentiable)
     # The input comes and goes as in a step; for two of the three it counts to the end.
     with LiveBytes() as coming, LiveBytes() as live, LiveBytes() as holding:
         x = _Source.apply(seed, like)
         for meter in (coming, live, holding):
-            meter.track(module, x, *kept)
+            meter.track(touched, x, *kept)
         for meter in (live, holding):
             meter.pin(x)
         before = live.current
@@ -98,7 +101,7 @@ def measure_bytes(
             meter.reset_peak()
         loss.backward()
     grown = [p.grad for p in module.parameters() if p.grad is not None and not gradients]
-    module.zero_grad()
+    touched.zero_grad()
     return Piece(
         saved=saved,
         output=alive - saved,
@@ -138,7 +141,10 @@ class _Sink(torch.autograd.Function):
 
 
 def without_data(
-    module: Any, device: str, memory_format: torch.memory_format = torch.contiguous_format
+    module: Any,
+    device: str,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    instead: Mapping[int, nn.Module] | None = None,
 ) -> Any:
     """A copy with new tensors of the same shapes: fake ones under ``FakeTensorMode``.
 
@@ -146,6 +152,7 @@ def without_data(
         module: To be copied.
         device: Of the copy.
         memory_format: Of what has four dimensions, as ``module.to(memory_format=...)``.
+        instead: Modules that the copy refers to in place of others, by the ids of those.
     """
 
     def empty(tensor: Tensor) -> Tensor:
@@ -153,9 +160,9 @@ def without_data(
         channels_last = memory_format is torch.channels_last and tensor.ndim == 4
         return new.contiguous(memory_format=memory_format) if channels_last else new
 
-    memo: dict[int, Tensor] = {id(b): empty(b) for b in module.buffers()}
+    memo: dict[int, Any] = {id(b): empty(b) for b in module.buffers()}
     memo |= {id(p): nn.Parameter(empty(p), p.requires_grad) for p in module.parameters()}
-    return copy.deepcopy(module, memo)
+    return copy.deepcopy(module, memo | dict(instead or {}))
 
 
 def bytes_of(tensor: Tensor) -> int:

@@ -257,8 +257,9 @@ class Planner:
 
         Raises:
             ValueError: For an impossible K, fewer blocks or units than processes, another number
-                of limits, one that cannot be met.
+                of limits, one that cannot be met, overlap.
         """
+        self._spec(form).need_whole_units("block parallelism")
         fewest = max(processes, 2)
         if k is not None:
             choose_cuts(self.name, self.names, k, "even")

@@ -81,8 +81,9 @@ def place(
             where maps are large and layers narrow.
 
     Raises:
-        ValueError: As :func:`assign`; for a piece that does not fit on the device.
+        ValueError: As :func:`assign`, and for overlap; for a piece that does not fit on the device.
     """
+    model.spec.need_whole_units("block parallelism")
     clock = Clock(model.backbone, setting, model.input_size) if calibrate else None
     costs = CostModel(
         model.backbone, model.spec, model.input_size, setting, model.criterion, clock=clock

@@ -226,15 +226,16 @@ def _blocks_ending(
         saves_input = output.saves_input or not last  # the next block's features
         room, entry = limit - output.backward_peak, limit - output.forward_peak
         runs = [_Run(room, output.work, entry, saves_input)]
-        gradients, temporaries = output.gradients, output.temporaries
+        gradients = output.gradients + model.shared_bytes(end + 1)
+        temporaries = output.temporaries
         for i in range(end, -1, -1):
             spare = limit - gradients
-            unit = model.unit(i, first=True, recompute=choices.units[i][0])
+            unit = model.unit(i, first=False, recompute=choices.units[i][0])
             gradients += unit.gradients
             temporaries = model.together(temporaries, unit.temporaries)
             if gradients + temporaries <= limit - (0 if last else model.out_bytes[end]):
                 started = _extend(model, runs, i, end, True, limit, spare, choices.units[i])
-                incoming = input_bytes(model, i)
+                incoming = input_bytes(model, i) + model.shared_bytes(i)
                 fits = [run for run in started if min(run.room, run.entry) >= incoming]
                 run = min(fits, key=lambda run: run.work, default=None)
                 if run is not None and (i not in best or run.work < best[i].work):

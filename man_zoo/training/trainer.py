@@ -80,9 +80,15 @@ class Trainer:
         return self.parallel.model
 
     def __post_init__(self) -> None:
-        # One a block, so that what overflows in one block is no other block's business.
-        device, shared = self.accelerator.device.type, self.accelerator.scaler
-        self.scalers = [torch.amp.GradScaler(device) for _ in self.blocks] if shared else []
+        # One a block, so that what overflows in one block is no other block's business; one for
+        # all where blocks add their gradients up, which takes one scale.
+        device, count = self.accelerator.device.type, len(self.blocks)
+        if not self.accelerator.scaler:
+            self.scalers = []
+        elif self.model.spec.overlaps:
+            self.scalers = [torch.amp.GradScaler(device)] * count
+        else:
+            self.scalers = [torch.amp.GradScaler(device) for _ in range(count)]
 
     @property
     def states(self) -> dict[str, Any]:
@@ -154,7 +160,6 @@ class Trainer:
                 optimizer.step()
             else:
                 scaler.step(optimizer)
-                scaler.update()
             optimizer.zero_grad()
 
     def _clip(self, j: int) -> None:
@@ -174,6 +179,8 @@ class Trainer:
         scaler.scale(loss / self.accelerator.gradient_accumulation_steps).backward()
 
     def _finish_update(self) -> None:
+        for scaler in set(self.scalers):
+            scaler.update()
         if self.ema is not None:
             self.ema.update(self.model.backbone)
         self._schedule(self.updates + 1)
@@ -233,6 +240,8 @@ def create_trainer(
         raise ValueError("--compile does not know of weights that --fsdp shares; drop one of them.")
     if args.fsdp and args.block_parallel > 1:
         raise ValueError("--fsdp and --block-parallel both divide the weights; drop one of them.")
+    if args.fsdp:
+        model.spec.need_whole_units("--fsdp")
     mixup = create_mixup(args, task, model)
     places = places or create_places(args.block_parallel, accelerator.device)
     ranges = choose_ranges(args, model)
@@ -297,7 +306,7 @@ def choose_ranges(args: Namespace, model: LocalModel) -> Sequence[range]:
     """The blocks of each process, by the planner where there is a choice.
 
     Raises:
-        ValueError: For more processes than blocks, a memory limit that cannot be met.
+        ValueError: For more processes than blocks, a memory limit that cannot be met, overlap.
     """
     if args.block_parallel == 1:
         return [range(len(model.blocks))]
