@@ -62,12 +62,21 @@ def compare_processes(args: Namespace) -> dict[str, Any]:
     """
     with user_errors():
         candidate = _check(args)
-        setting = Setting(args.batch_size, "sgd", args.mixed_precision)
-        ranges = place(_model(args, candidate), setting, args.block_parallel).ranges
+        ranges = _ranges(args, candidate)
     with tempfile.TemporaryDirectory() as folder:
         multiprocessing.spawn(_work, (args, candidate, ranges, folder), args.block_parallel)
         results = json.loads((Path(folder) / "results.json").read_text())
     return {"machine": machine(CPU), "settings": settings(args), "results": results}
+
+
+def _ranges(args: Namespace, candidate: Candidate) -> Sequence[range]:
+    """The blocks of each process, by seconds of one thread: that is what each of them has."""
+    torch.set_num_threads(1)
+    model = _model(args, candidate)
+    setting = Setting(
+        args.batch_size, "sgd", args.mixed_precision, channels_last=args.channels_last
+    )
+    return place(model, setting, args.block_parallel, calibrate=True).ranges
 
 
 def _check(args: Namespace) -> Candidate:
