@@ -1,0 +1,227 @@
+"""What people do instead of local learning, each metered on its own training step.
+
+All train the whole network by one loss with one optimizer. The steps are real ones on fake
+tensors, so their memory is the meter's and not the planner's sum of pieces.
+
+Sources: gradient checkpointing as timm's ``set_grad_checkpointing`` does it; accumulation as timm's
+and Accelerate's loops do it; ``torch._functorch.config.activation_memory_budget``; torchao's
+``AdamW8bit`` (Dettmers et al., arXiv:2110.02861).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..meter import LiveBytes, StepCost
+from .piece import bytes_of, without_data
+from .plan import Planner
+from .sizes import GIB
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A way to train end to end.
+
+    Args:
+        checkpointed: Recompute as timm's ``set_grad_checkpointing`` does.
+        slices: Accumulate gradients over this many slices of the batch.
+        activation_budget: torch.compile's, from 0 (save the inputs alone) to 1 (save what is
+            fastest); not compiled if left out.
+        small_state: Keep the optimizer's state in 8 bits, as torchao's ``AdamW8bit`` does.
+    """
+
+    checkpointed: bool = False
+    slices: int = 1
+    activation_budget: float | None = None
+    small_state: bool = False
+
+
+@dataclass(frozen=True)
+class Metered:
+    """What a training step of an alternative costs.
+
+    Args:
+        cost: Its peak and arithmetic.
+        end_to_end: Those of end to end.
+        saved: Bytes that autograd keeps from forward to backward.
+    """
+
+    cost: StepCost
+    end_to_end: StepCost
+    saved: int
+
+    @property
+    def peak_gib(self) -> float:
+        """Peak of live tensors over a step, in GiB."""
+        return self.cost.peak_bytes / GIB
+
+    @property
+    def memory_ratio(self) -> float:
+        """That peak relative to end to end."""
+        return self.cost.peak_bytes / self.end_to_end.peak_bytes
+
+    @property
+    def arithmetic_ratio(self) -> float:
+        """Arithmetic of a step relative to end to end."""
+        return self.cost.flops / self.end_to_end.flops
+
+
+END_TO_END = Alternative()
+CHECKPOINTED = "end to end, checkpointed"
+
+
+def alternatives(opt: str) -> dict[str, Alternative]:
+    """By name; 8-bit state where there is such an optimizer, and torchao to provide it."""
+    ways = {CHECKPOINTED: Alternative(checkpointed=True)}
+    ways |= {
+        f"checkpointed, {n} slices": Alternative(checkpointed=True, slices=n) for n in (4, 8)
+    }
+    ways["torch.compile, budget 0.5"] = Alternative(activation_budget=0.5)
+    if opt == "adamw" and find_spec("torchao"):
+        ways["end to end, 8-bit state"] = Alternative(small_state=True)
+        ways["checkpointed, 8-bit state"] = Alternative(checkpointed=True, small_state=True)
+    return ways
+
+
+def meter_alternatives(planner: Planner) -> dict[str, Metered]:
+    """Every alternative for the planner's backbone and setting, by name."""
+    end_to_end, _ = meter_step(planner, END_TO_END)
+    found = {}
+    for name, way in alternatives(planner.setting.opt).items():
+        cost, saved = meter_step(planner, way)
+        found[name] = Metered(cost, end_to_end, saved)
+    return found
+
+
+def meter_step(planner: Planner, way: Alternative) -> tuple[StepCost, int]:
+    """A step's peak and arithmetic, and the bytes kept from its forward to its backward pass."""
+    batch = planner.setting.batch_size
+    with FakeTensorMode():
+        step = _Step(planner, way)
+        live = LiveBytes()
+        live.track(step.model, step.optimizer, step.images, step.target)
+        counted = _Counted(live)
+        if way.activation_budget is None:
+            # In runs of their own: counting arithmetic keeps recomputed activations alive.
+            saved = step.run(live)
+            counted = _Counted(nullcontext())
+            step.run(counted)
+        else:
+            saved = step.run_compiled(counted, live, way.activation_budget)
+    planner.progress()
+    images = len(step.images) * step.rounds
+    peak = live.peak + (state_in_8_bits(planner.backbone) if way.small_state else 0)
+    return StepCost(peak, counted.flops * batch // images), saved
+
+
+class _Step:
+    """A training step end to end on fake tensors, its optimizer's state already there."""
+
+    def __init__(self, planner: Planner, way: Alternative) -> None:
+        setting = planner.setting
+        self.model = without_data(planner.backbone, "cpu").train()
+        if way.checkpointed:
+            self.model.set_grad_checkpointing()
+        self.criterion = planner.criterion or nn.CrossEntropyLoss()
+        self.autocast = setting.autocast
+        # Only a slice of the batch is there at a time. From the second on all are alike, with the
+        # gradients of those before.
+        self.rounds = min(way.slices, 2)
+        size = -(-setting.batch_size // way.slices)
+        self.images = torch.empty(size, *planner.input_size)
+        self.target = torch.empty(size, dtype=torch.long)
+        self.optimizer = None if way.small_state else self._settled(setting.opt)
+
+    def _settled(self, opt: str) -> torch.optim.Optimizer:
+        optimizer = create_optimizer_v2(self.model, opt=opt, lr=0.1, weight_decay=1e-4)
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.empty_like(parameter)
+        optimizer.step()
+        optimizer.zero_grad()
+        return optimizer
+
+    def run(self, counting: Any) -> int:
+        """A step within a counter; the bytes saved by its last slice if that is ``LiveBytes``."""
+        with counting:
+            saved = self._passes(self.model, counting)
+            self._update()
+        return saved
+
+    def run_compiled(self, counted: _Counted, live: LiveBytes, budget: float) -> int:
+        """The same; the graphs that torch partitions under the budget run operator by operator."""
+        from torch._dynamo.backends.debugging import aot_eager_decomp_partition_with_mode
+
+        # Dynamo gives up on code that it has compiled for many models.
+        torch._dynamo.reset()
+        backend = partial(aot_eager_decomp_partition_with_mode, mode=counted)
+        with torch._functorch.config.patch(activation_memory_budget=budget):
+            # In one graph: what breaks out of it would not be counted.
+            model = torch.compile(self.model, backend=backend, fullgraph=True)
+            saved = self._passes(model, live)
+        with live:
+            self._update()
+        return saved
+
+    def _passes(self, forward: Callable[[Tensor], Tensor], counting: Any) -> int:
+        saved = 0
+        for _ in range(self.rounds):
+            before = getattr(counting, "current", 0)
+            with self.autocast():
+                loss = self.criterion(forward(self.images), self.target)
+            saved = getattr(counting, "current", 0) - before
+            loss.backward()
+            del loss
+        return saved
+
+    def _update(self) -> None:
+        if self.optimizer is not None:
+            self.optimizer.step()
+        self.model.zero_grad()
+
+
+class _Counted:
+    """Counts arithmetic within another mode; can be entered again and again, and adds up."""
+
+    def __init__(self, mode: Any) -> None:
+        self.mode, self.flops = mode, 0
+
+    def __enter__(self) -> None:
+        self._within = ExitStack()
+        self._arithmetic = self._within.enter_context(FlopCounterMode(display=False))
+        self._within.enter_context(self.mode)
+
+    def __exit__(self, *error: Any) -> None:
+        self._within.__exit__(*error)
+        self.flops += self._arithmetic.get_total_flops()
+
+
+def state_in_8_bits(backbone: Any) -> int:
+    """Bytes of torchao's ``AdamW8bit`` state for a model: codes, scales and tables of values.
+
+    Raises:
+        ImportError: Without torchao.
+    """
+    from torchao.optim import AdamW8bit
+
+    learning = [p for p in without_data(backbone, "meta").parameters() if p.requires_grad]
+    optimizer = AdamW8bit(learning)
+    # Its step would compile a kernel for every shape, so only the state that a step makes.
+    state = [optimizer._new_buffer(p, signed) for p in learning for signed in (True, False)]
+    tensors = [
+        getattr(buffer, name)
+        for buffer in state
+        for name in getattr(buffer, "tensor_attrs", ["data"])
+    ]
+    return sum(bytes_of(tensor) for tensor in tensors)
