@@ -12,9 +12,10 @@ from timm.layers import to_2tuple
 from ..console import Keywords, Parser, exit_status, output_file, user_errors
 from ..console.numbers import memory_size, memory_sizes, positive
 from ..messages import unknown
-from ..planner import BALANCED, Plan, Planner, Setting, assign, budget_bytes, measuring
+from ..planner import BALANCED, Plan, Planner, Setting, assign, budget_bytes, largest, measuring
 from ..planner.compare import compare, describe, draw, front, render, verdict
 from ..planner.cost import LOW_PRECISION
+from ..planner.largest import render as render_largest
 from ..planner.outlook import outlook
 from ..planner.trial import trial
 from ..spec import END_TO_END, check_method, is_zoo_name, parse_name
@@ -34,6 +35,8 @@ def build_parser(program: str | None = None) -> ArgumentParser:
     add("--k", type=positive, help="number of local blocks")
     add("--budget", type=memory_size, metavar="SIZE",
         help="memory, e.g. 6GiB: plan the fastest split within it")  # fmt: skip
+    add("--largest", metavar="WHAT",
+        help="'batch' or 'image': the largest within --budget, for each way to train")  # fmt: skip
     add("--processes", type=positive, metavar="P",
         help="blocks on P processes: which has which, and the speed-up to expect")  # fmt: skip
     add("--memory", type=memory_sizes, default=(), metavar="SIZE[,SIZE...]",
@@ -70,6 +73,11 @@ def run(args: Namespace) -> None:
         check(args)
         budget = budget_bytes(args.budget) if args.budget else None
         planner, k = create_planner(args, progress)
+        if args.largest:
+            assert budget is not None
+            found = largest(planner, args.largest, budget, k)
+            print(render_largest(found, args.largest))
+            return
         if args.processes:
             plan, expected = on_processes(planner, args, k)
         else:
@@ -90,6 +98,13 @@ def check(args: Namespace) -> None:
     """Raises ``ValueError`` for flags that contradict each other."""
     if args.memory and not args.processes:
         raise ValueError("--memory is the limit of each of several --processes; or use --budget.")
+    if args.largest and not args.budget:
+        raise ValueError("--largest needs --budget, the memory to fit into, e.g. 8GiB.")
+    if args.largest and (args.cuts != BALANCED or args.recompute or args.compare):
+        raise ValueError(
+            "--largest plans cuts and recomputation, and compares; drop --cuts, "
+            "--recompute and --compare."
+        )
     if args.budget and args.processes:
         raise ValueError("--budget is for one process; --memory limits each of --processes.")
 

@@ -15,15 +15,16 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
+from torch._functorch import config as functorch_config
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..meter import LiveBytes, StepCost
+from ..meter import LiveBytes
 from .piece import bytes_of, without_data
 from .plan import Planner
 from .sizes import GIB
@@ -47,29 +48,41 @@ class Alternative:
     small_state: bool = False
 
 
-@dataclass(frozen=True)
-class Metered:
-    """What a training step of an alternative costs.
+class Cost(NamedTuple):
+    """Of a training step.
 
     Args:
-        cost: Its peak and arithmetic.
-        end_to_end: Those of end to end.
-        saved: Bytes that autograd keeps from forward to backward.
+        peak: Most bytes alive.
+        saved: Bytes that autograd keeps from the forward to the backward pass.
+        flops: Arithmetic; 0 where it was not counted.
     """
 
-    cost: StepCost
-    end_to_end: StepCost
+    peak: int
     saved: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Metered:
+    """An alternative beside end to end.
+
+    Args:
+        cost: Of its training step.
+        end_to_end: Of end to end's.
+    """
+
+    cost: Cost
+    end_to_end: Cost
 
     @property
     def peak_gib(self) -> float:
         """Peak of live tensors over a step, in GiB."""
-        return self.cost.peak_bytes / GIB
+        return self.cost.peak / GIB
 
     @property
     def memory_ratio(self) -> float:
         """That peak relative to end to end."""
-        return self.cost.peak_bytes / self.end_to_end.peak_bytes
+        return self.cost.peak / self.end_to_end.peak
 
     @property
     def arithmetic_ratio(self) -> float:
@@ -78,51 +91,63 @@ class Metered:
 
 
 END_TO_END = Alternative()
-CHECKPOINTED = "end to end, checkpointed"
+CHECKPOINTED = "checkpointed"
 
 
 def alternatives(opt: str) -> dict[str, Alternative]:
     """By name; 8-bit state where there is such an optimizer, and torchao to provide it."""
     ways = {CHECKPOINTED: Alternative(checkpointed=True)}
     ways |= {
-        f"checkpointed, {n} slices": Alternative(checkpointed=True, slices=n) for n in (4, 8)
+        f"{CHECKPOINTED}, {n} slices": Alternative(checkpointed=True, slices=n) for n in (4, 8)
     }
     ways["torch.compile, budget 0.5"] = Alternative(activation_budget=0.5)
     if opt == "adamw" and find_spec("torchao"):
-        ways["end to end, 8-bit state"] = Alternative(small_state=True)
-        ways["checkpointed, 8-bit state"] = Alternative(checkpointed=True, small_state=True)
+        ways["8-bit state"] = Alternative(small_state=True)
+        ways[f"{CHECKPOINTED}, 8-bit state"] = Alternative(checkpointed=True, small_state=True)
     return ways
 
 
 def meter_alternatives(planner: Planner) -> dict[str, Metered]:
     """Every alternative for the planner's backbone and setting, by name."""
-    end_to_end, _ = meter_step(planner, END_TO_END)
-    found = {}
-    for name, way in alternatives(planner.setting.opt).items():
-        cost, saved = meter_step(planner, way)
-        found[name] = Metered(cost, end_to_end, saved)
-    return found
+    end_to_end = meter_step(planner, END_TO_END)
+    ways = alternatives(planner.setting.opt)
+    return {name: Metered(meter_step(planner, way), end_to_end) for name, way in ways.items()}
 
 
-def meter_step(planner: Planner, way: Alternative) -> tuple[StepCost, int]:
-    """A step's peak and arithmetic, and the bytes kept from its forward to its backward pass."""
-    batch = planner.setting.batch_size
+def meter_step(planner: Planner, way: Alternative, arithmetic: bool = True) -> Cost:
+    """What a training step costs for the planner's backbone and setting.
+
+    Args:
+        planner: Says both; nothing is planned.
+        way: To train.
+        arithmetic: Whether to count that as well, which takes as long again.
+    """
     with FakeTensorMode():
         step = _Step(planner, way)
-        live = LiveBytes()
-        live.track(step.model, step.optimizer, step.images, step.target)
+        live = LiveBytes().track(step.model, step.optimizer, step.images, step.target)
         counted = _Counted(live)
-        if way.activation_budget is None:
-            # In runs of their own: counting arithmetic keeps recomputed activations alive.
-            saved = step.run(live)
-            counted = _Counted(nullcontext())
-            step.run(counted)
-        else:
+        if way.activation_budget is not None:
             saved = step.run_compiled(counted, live, way.activation_budget)
+        else:
+            with live:
+                saved = step.run(step.model, live)
+            if arithmetic:
+                # Alone: while arithmetic is counted, recomputed activations stay alive.
+                counted = _Counted(nullcontext())
+                with counted:
+                    step.run(step.model, live)
     planner.progress()
-    images = len(step.images) * step.rounds
     peak = live.peak + (state_in_8_bits(planner.backbone) if way.small_state else 0)
-    return StepCost(peak, counted.flops * batch // images), saved
+    flops = counted.flops * planner.setting.batch_size // (len(step.images) * step.rounds)
+    return Cost(peak, saved, flops)
+
+
+def fixed_bytes(planner: Planner, way: Alternative) -> int:
+    """Bytes that do not grow with the batch: weights, optimizer state, gradients accumulated."""
+    with FakeTensorMode():
+        step = _Step(planner, way)
+        weights = LiveBytes().track(step.model).current
+        return LiveBytes().track(step.model, step.optimizer).current + weights * (way.slices > 1)
 
 
 class _Step:
@@ -152,40 +177,38 @@ class _Step:
         optimizer.zero_grad()
         return optimizer
 
-    def run(self, counting: Any) -> int:
-        """A step within a counter; the bytes saved by its last slice if that is ``LiveBytes``."""
-        with counting:
-            saved = self._passes(self.model, counting)
-            self._update()
+    def run(self, forward: Callable[[Tensor], Tensor], live: LiveBytes) -> int:
+        """All slices forward and backward, and the update; the bytes that the last one saved."""
+        saved = self.passes(forward, live)
+        self.update()
         return saved
 
     def run_compiled(self, counted: _Counted, live: LiveBytes, budget: float) -> int:
-        """The same; the graphs that torch partitions under the budget run operator by operator."""
+        """The same with the graphs that torch makes within the budget, operator by operator."""
         from torch._dynamo.backends.debugging import aot_eager_decomp_partition_with_mode
 
         # Dynamo gives up on code that it has compiled for many models.
         torch._dynamo.reset()
         backend = partial(aot_eager_decomp_partition_with_mode, mode=counted)
-        with torch._functorch.config.patch(activation_memory_budget=budget):
-            # In one graph: what breaks out of it would not be counted.
-            model = torch.compile(self.model, backend=backend, fullgraph=True)
-            saved = self._passes(model, live)
+        with functorch_config.patch(activation_memory_budget=budget):
+            # In one graph, because what is between graphs would not be counted.
+            saved = self.passes(torch.compile(self.model, backend=backend, fullgraph=True), live)
         with live:
-            self._update()
+            self.update()
         return saved
 
-    def _passes(self, forward: Callable[[Tensor], Tensor], counting: Any) -> int:
+    def passes(self, forward: Callable[[Tensor], Tensor], live: LiveBytes) -> int:
         saved = 0
         for _ in range(self.rounds):
-            before = getattr(counting, "current", 0)
+            before = live.current
             with self.autocast():
                 loss = self.criterion(forward(self.images), self.target)
-            saved = getattr(counting, "current", 0) - before
+            saved = live.current - before
             loss.backward()
             del loss
         return saved
 
-    def _update(self) -> None:
+    def update(self) -> None:
         if self.optimizer is not None:
             self.optimizer.step()
         self.model.zero_grad()

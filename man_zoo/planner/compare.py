@@ -1,18 +1,23 @@
 """Plans side by side with what a practitioner would use instead, as a table and as a picture."""
 
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
 from ..console import table, whole
 from ..split import PUBLISHED_CUTS, block_ranges
+from .alternatives import CHECKPOINTED, Metered, meter_alternatives
 from .plan import Plan, Planner
 from .sizes import GIB
 
 HEADER = ("", "K", "form", "peak GiB", "of e2e", "arithmetic of e2e", "recomputed")
 
 
-def compare(planner: Planner, k: int, budget: int | None = None) -> dict[str, Plan]:
-    """End to end, checkpointed, published, even and planned cuts, and the budget's plans.
+Row = Plan | Metered
+
+
+def compare(planner: Planner, k: int, budget: int | None = None) -> dict[str, Row]:
+    """End to end and its alternatives, published, even and planned cuts, and the budget's plan.
 
     Args:
         planner: For the backbone, method and setting.
@@ -22,11 +27,7 @@ def compare(planner: Planner, k: int, budget: int | None = None) -> dict[str, Pl
     Raises:
         ValueError: For an impossible K, a budget that cannot be met.
     """
-    # timm checkpoints every unit but the stem.
-    plans = {
-        "end to end": planner.end_to_end(),
-        "end to end, checkpointed": planner.end_to_end(planner.names[1:]),
-    }
+    plans: dict[str, Row] = {"end to end": planner.end_to_end(), **meter_alternatives(planner)}
     if (planner.name, k) in PUBLISHED_CUTS:
         plans["published cuts"] = planner.cuts(k, "published")
     plans["even cuts"] = planner.cuts(k, "even")
@@ -37,21 +38,26 @@ def compare(planner: Planner, k: int, budget: int | None = None) -> dict[str, Pl
     return plans
 
 
-def render(plans: dict[str, Plan]) -> str:
+def render(plans: dict[str, Row]) -> str:
     """The plans as a table."""
     return table(HEADER, [[name, *_cells(plan)] for name, plan in plans.items()])
 
 
-def _cells(plan: Plan) -> Iterator[str]:
-    yield str(plan.spec.k)
-    yield plan.form or ""
-    yield f"{plan.peak_gib:.2f}"
-    yield f"{plan.memory_ratio:.2f}"
-    yield f"{plan.arithmetic_ratio:.2f}"
+def _cells(row: Row) -> Iterator[str]:
+    local = isinstance(row, Plan)
+    yield str(row.spec.k) if local else "1"
+    yield (row.form or "") if local else ""
+    yield f"{row.peak_gib:.2f}"
+    yield f"{row.memory_ratio:.2f}"
+    yield f"{row.arithmetic_ratio:.2f}"
+    yield _parts(row) if local else ""
+
+
+def _parts(plan: Plan) -> str:
     units, auxiliaries = len(plan.split.units), len(plan.split.auxiliaries)
     parts = [f"{units} of {len(plan.names)} units"] if units else []
     parts += [f"{auxiliaries} of {plan.spec.k - 1} auxiliaries"] if auxiliaries else []
-    yield ", ".join(parts)
+    return ", ".join(parts)
 
 
 def verdict(planner: Planner, plan: Plan) -> str:
@@ -86,7 +92,7 @@ def front(planner: Planner) -> dict[str, list[Plan]]:
 
 
 def draw(
-    planner: Planner, curves: dict[str, list[Plan]], plans: dict[str, Plan], path: Path
+    planner: Planner, curves: dict[str, list[Plan]], plans: dict[str, Row], path: Path
 ) -> None:
     """Draw curves and single plans, memory across and arithmetic up.
 
@@ -103,10 +109,18 @@ def draw(
     for (name, curve), marker in zip(curves.items(), "osD^", strict=False):
         points = [(plan.peak_gib, plan.arithmetic_ratio) for plan in curve]
         axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, label=name)
-    for (name, plan), marker in zip(plans.items(), "*XPvh<>d", strict=False):
-        label = f"{name} (K={plan.spec.k})" if plan.spec.k > 1 else name
+    accumulated = [row for name, row in plans.items() if name.startswith(CHECKPOINTED)]
+    axes.plot(
+        [row.peak_gib for row in accumulated],
+        [row.arithmetic_ratio for row in accumulated],
+        ":", color="grey",
+    )  # fmt: skip
+    for (name, row), marker in zip(plans.items(), cycle("*XP<>hvd^s"), strict=False):
+        planned = isinstance(row, Plan)
+        label = f"{name} (K={row.spec.k})" if planned and row.spec.k > 1 else name
+        colour = "black" if planned else "tab:grey"
         axes.plot(
-            plan.peak_gib, plan.arithmetic_ratio, marker, color="black", markersize=8, label=label
+            row.peak_gib, row.arithmetic_ratio, marker, color=colour, markersize=8, label=label
         )
     setting = planner.setting
     axes.set(

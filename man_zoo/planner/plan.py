@@ -1,5 +1,6 @@
 """Plans: what a split will cost, the cuts of least memory, the fastest split within a budget."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from ..split import choose_cuts
 from .blocks import Cost, Split, cost_of, most_blocks
 from .chain import each_limit
 from .cost import CostModel, Setting
+from .images import with_image_side
 from .search import Choices, cheapest, floors, least
 from .seconds import Clock
 from .sizes import GIB
@@ -110,6 +112,32 @@ class Planner:
         units = list_units(backbone)
         self.names, self.tokens = units.names, units.layout.format is Format.NLC
         self._models: dict[str | None, CostModel] = {}
+
+    def resized(self, batch_size: int | None = None, side: int | None = None) -> "Planner":
+        """The same for another batch, or for square images of another side.
+
+        Args:
+            batch_size: Images a step; the same if left out.
+            side: Height and width of the images, in pixels; the same if left out.
+
+        Raises:
+            ValueError: For a backbone whose weights fit one image size only.
+        """
+        other = copy.copy(self)
+        other._models = {}
+        if batch_size is not None:
+            other.setting = replace(self.setting, batch_size=batch_size)
+        if side is not None:
+            other.input_size = (self.input_size[0], side, side)
+            other.backbone = with_image_side(self.backbone, self.name, side)
+        return other
+
+    def in_form(self, form: str | None) -> "Planner":
+        """The same for one form of MAN; all forms if ``None``."""
+        other = copy.copy(self)
+        other._models = {}
+        other.keywords = self.keywords | ({"form": form} if form else {})
+        return other
 
     # Costs ----------------------------------------------------------------------------------------
 
