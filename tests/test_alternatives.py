@@ -1,5 +1,6 @@
 """What people do instead of local learning, and the largest size that fits, against real steps."""
 
+from dataclasses import replace
 from math import sqrt
 
 import pytest
@@ -56,8 +57,7 @@ def test_arithmetic_is_that_of_the_whole_batch():
 def test_an_activation_budget_is_kept():
     plans = planner("resnet18", "dgl", 64)
     all_saved, half = (meter_step(plans, Alternative(activation_budget=b)) for b in (1.0, 0.5))
-    assert half.saved == pytest.approx(all_saved.saved / 2, rel=0.2)
-    assert half.saved < half.peak < all_saved.peak
+    assert 0 < half.saved < 0.55 * all_saved.saved < all_saved.peak
 
 
 def test_the_state_of_8_bit_adamw_is_a_quarter():
@@ -71,23 +71,27 @@ def test_the_state_of_8_bit_adamw_is_a_quarter():
 def test_the_next_larger_batch_does_not_fit():
     budget = 160 * MIB
     plans = planner("resnet18", "man_dgl", 64, form="paper")
-    rows = {row.name: row for row in largest(plans, "batch", budget, k=2)}
+    plans.setting = replace(plans.setting, device="cpu")  # as the meter's step
+    ways = {"slices": Alternative(checkpointed=True, slices=4)}
+    rows = {row.name: row for row in largest(plans, "batch", budget, k=2, ways=ways)}
     plan, batch = rows["man_dgl, as planned"].plan, rows["man_dgl, as planned"].size
+    assert plan.setting.batch_size == batch
     assert plan.cost.peak <= budget < plans.resized(batch_size=batch + 1).smallest(2).cost.peak
     model = man_zoo.localize("resnet18", "man_dgl", num_classes=10, img_size=64, **plan.keywords())
     assert metered(model, batch).peak_bytes <= 1.003 * budget
     assert metered(model, batch + 1).peak_bytes > budget
-    slices = rows["checkpointed, 4 slices"].size
+    slices = rows["slices"].size
     assert slices % 4 == 0
-    assert real_step(4, slices) <= 1.001 * budget < real_step(4, slices + 4)
+    assert real_step(4, slices) <= budget < real_step(4, slices + 4)
 
 
 def test_the_next_larger_image_does_not_fit():
     budget = 500 * MIB
     plans = planner("vit_tiny_patch16_224", "dgl", 16)
-    rows = {row.name: row for row in largest(plans, "image", budget, k=2)}
-    for row, way in [("end to end", END_TO_END), ("checkpointed", Alternative(checkpointed=True))]:
-        side = rows[row].size
+    ways = {"end to end": END_TO_END, "checkpointed": Alternative(checkpointed=True)}
+    rows = {row.name: row for row in largest(plans, "image", budget, k=2, ways=ways)}
+    for name, way in ways.items():
+        side = rows[name].size
         assert side % 16 == 0
         peaks = [meter_step(plans.resized(side=s), way).peak for s in (side, side + 16)]
         assert peaks[0] <= budget < peaks[1]

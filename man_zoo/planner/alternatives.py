@@ -18,13 +18,15 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
-from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..meter import LiveBytes
+from ..target import acting_as
+from .cost import Setting
+from .optimizer import create_optimizer
 from .piece import bytes_of, without_data
 from .plan import Planner
 from .sizes import GIB
@@ -122,9 +124,9 @@ def meter_step(planner: Planner, way: Alternative, arithmetic: bool = True) -> C
         way: To train.
         arithmetic: Whether to count that as well, which takes as long again.
     """
-    with FakeTensorMode():
+    with FakeTensorMode(), acting_as(planner.setting.device):
         step = _Step(planner, way)
-        live = LiveBytes().track(step.model, step.optimizer, step.images, step.target)
+        live = LiveBytes().track(*step.resident)
         counted = _Counted(live)
         if way.activation_budget is not None:
             saved = step.run_compiled(counted, live, way.activation_budget)
@@ -155,21 +157,30 @@ class _Step:
 
     def __init__(self, planner: Planner, way: Alternative) -> None:
         setting = planner.setting
-        self.model = without_data(planner.backbone, "cpu").train()
+
+        def fake() -> Any:
+            return without_data(planner.backbone, "cpu", setting.memory_format)
+
+        self.model = fake().train()
         if way.checkpointed:
             self.model.set_grad_checkpointing()
         self.criterion = planner.criterion or nn.CrossEntropyLoss()
         self.autocast = setting.autocast
         # Only a slice of the batch is there at a time. From the second on all are alike, with the
         # gradients of those before.
-        self.rounds = min(way.slices, 2)
+        self.rounds = min(way.slices * setting.grad_accum_steps, 2)
         size = -(-setting.batch_size // way.slices)
-        self.images = torch.empty(size, *planner.input_size)
+        images = torch.empty(size, *planner.input_size)
+        self.images = images.contiguous(memory_format=setting.memory_format)
         self.target = torch.empty(size, dtype=torch.long)
-        self.optimizer = None if way.small_state else self._settled(setting.opt)
+        if setting.soft_target:
+            self.target = torch.empty(size, self.model.num_classes)
+        self.optimizer = None if way.small_state else self._settled(setting)
+        averaged = fake() if setting.model_ema else None
+        self.resident = (self.model, self.optimizer, self.images, self.target, averaged)
 
-    def _settled(self, opt: str) -> torch.optim.Optimizer:
-        optimizer = create_optimizer_v2(self.model, opt=opt, lr=0.1, weight_decay=1e-4)
+    def _settled(self, setting: Setting) -> torch.optim.Optimizer:
+        optimizer = create_optimizer(self.model, setting.opt, setting.opt_kwargs, setting.device)
         for parameter in self.model.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.empty_like(parameter)

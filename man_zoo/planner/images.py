@@ -31,7 +31,8 @@ def with_image_side(backbone: Any, name: str, side: int) -> Any:
         other = without_data(backbone, "meta")
         other.set_input_size(img_size=side)
         return other
-    if getattr(backbone.pretrained_cfg, "fixed_input_size", False):
-        size = "x".join(map(str, backbone.pretrained_cfg.input_size[1:]))
+    cfg = getattr(backbone, "pretrained_cfg", None) or {}
+    if cfg.get("fixed_input_size"):
+        size = "x".join(map(str, cfg["input_size"][1:]))
         raise ValueError(f"{name} takes images of {size} pixels only; ask for the largest batch.")
     return backbone

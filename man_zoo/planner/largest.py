@@ -1,6 +1,6 @@
 """The largest batch or image that fits into a memory, for each way to train."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -38,7 +38,13 @@ class Largest:
     plan: Plan | None = None
 
 
-def largest(planner: Planner, what: str, budget: int, k: int | None = None) -> list[Largest]:
+def largest(
+    planner: Planner,
+    what: str,
+    budget: int,
+    k: int | None = None,
+    ways: Mapping[str, Alternative] | None = None,
+) -> list[Largest]:
     """The largest batch or image side within a memory, end to end in several ways and as planned.
 
     Args:
@@ -47,6 +53,7 @@ def largest(planner: Planner, what: str, budget: int, k: int | None = None) -> l
             multiple of what the network's maps are smaller by, or of a patch.
         budget: Bytes for everything that lives during a step.
         k: Number of local blocks; free if left out.
+        ways: To train end to end, by name; all of them if left out.
 
     Returns:
         End to end, its alternatives, local learning. A batch that is accumulated is a multiple of
@@ -65,7 +72,8 @@ def largest(planner: Planner, what: str, budget: int, k: int | None = None) -> l
             f"{weights / GIB:.2f} GiB."
         )
     search = _Search(planner, what, budget)
-    ways = {"end to end": END_TO_END} | alternatives(planner.setting.opt)
+    if ways is None:
+        ways = {"end to end": END_TO_END} | alternatives(planner.setting.opt)
     found = [search.alternative(name, way) for name, way in ways.items()]
     found.append(search.planned(k))
     if not any(row.size for row in found):
