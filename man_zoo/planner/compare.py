@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..console import table, whole
 from ..split import PUBLISHED_CUTS, block_ranges
-from .alternatives import CHECKPOINTED, Metered, meter_alternatives
+from .alternatives import Metered, alternatives, meter_alternatives
 from .plan import Plan, Planner
 from .sizes import GIB
 
@@ -109,12 +109,14 @@ def draw(
     for (name, curve), marker in zip(curves.items(), "osD^", strict=False):
         points = [(plan.peak_gib, plan.arithmetic_ratio) for plan in curve]
         axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, label=name)
-    accumulated = [row for name, row in plans.items() if name.startswith(CHECKPOINTED)]
+    ways = alternatives(planner.setting.opt).items()
+    sliced = [plans[name] for name, way in ways if way.checkpointed and not way.small_state]
     axes.plot(
-        [row.peak_gib for row in accumulated],
-        [row.arithmetic_ratio for row in accumulated],
-        ":", color="grey",
-    )  # fmt: skip
+        [row.peak_gib for row in sliced],
+        [row.arithmetic_ratio for row in sliced],
+        ":",
+        color="grey",
+    )
     for (name, row), marker in zip(plans.items(), cycle("*XP<>hvd^s"), strict=False):
         planned = isinstance(row, Plan)
         label = f"{name} (K={row.spec.k})" if planned and row.spec.k > 1 else name
