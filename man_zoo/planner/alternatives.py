@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple
-from warnings import catch_warnings, filterwarnings
 
 import torch
 from torch import Tensor, nn
@@ -202,8 +201,7 @@ class _Step:
         # Dynamo gives up on code that it has compiled for many models.
         torch._dynamo.reset()
         backend = partial(aot_eager_decomp_partition_with_mode, mode=counted)
-        with functorch_config.patch(activation_memory_budget=budget), catch_warnings():
-            filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
+        with functorch_config.patch(activation_memory_budget=budget):
             # In one graph, because what is between graphs would not be counted.
             saved = self.passes(torch.compile(self.model, backend=backend, fullgraph=True), live)
         with live:
