@@ -13,6 +13,7 @@ from .auxiliary.build import build_auxiliaries
 from .auxiliary.momentum import first_units
 from .families import Units, list_units
 from .local_block import LocalBlock
+from .micro_batches import check_micro_batches
 from .recompute import UNITS, choose_recompute
 from .spec import LocalSpec
 from .split import block_ranges, choose_cuts
@@ -141,6 +142,7 @@ class LocalModel(nn.Module):
         target: Tensor,
         *,
         blocks: Sequence[Callable[..., Any]] | None = None,
+        micro_batches: int = 1,
         **options: Any,
     ) -> LocalOutput:
         """Train on one batch, block by block.
@@ -151,21 +153,27 @@ class LocalModel(nn.Module):
             images: Normalised images ``(B, C, H, W)``.
             target: Class indices ``(B,)`` or probabilities ``(B, classes)``.
             blocks: The model's blocks, wrapped (DDP, compiled); as they are by default.
-            options: ``backward``, ``step``, ``update_momentum``, ``late``, ``key`` of
-                :func:`man_zoo.local_step`.
+            micro_batches: Slices of the batch that each block runs one after the other before its
+                update: less memory, and the same training where images of a batch meet nowhere
+                (with BatchNorm it is ghost batch norm).
+            options: ``backward``, ``step``, ``update_momentum``, ``late``, ``key``,
+                ``accumulating`` of :func:`man_zoo.local_step`.
 
         Raises:
             RuntimeError: If the model was built without auxiliaries.
-            ValueError: For images of a size that the auxiliaries do not take.
+            ValueError: For images of a size that the auxiliaries do not take, and for micro-batches
+                where a local loss compares the images of a batch with each other.
         """
         self._need_auxiliaries("local_step")
         self.check_size(images)
+        self.check_micro_batches(micro_batches)
         return local_step(
             self.blocks if blocks is None else blocks,
             self.links,
             images,
             target,
             restored=self.restore(images),
+            micro_batches=micro_batches,
             **options,
         )
 
@@ -224,6 +232,15 @@ class LocalModel(nn.Module):
                 f"{self.spec.method} is built for {height}x{width} images and got "
                 f"{given[0]}x{given[1]}; pass img_size= or call set_input_size."
             )
+
+    def check_micro_batches(self, count: int) -> None:
+        """Refuse so many slices of a batch where they would be another loss.
+
+        Raises:
+            ValueError: As :func:`man_zoo.micro_batches.check_micro_batches`.
+        """
+        compares = any(auxiliary.compares for auxiliary in self.auxiliaries)
+        check_micro_batches(count, compares, self.spec.method)
 
     # timm's model interface -----------------------------------------------------------------------
 

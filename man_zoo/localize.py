@@ -32,6 +32,7 @@ def localize(
     opt: str = "sgd",
     precision: str = "no",
     calibrate: bool = False,
+    micro_batches: int = 1,
     **keywords: Any,
 ) -> LocalModel:
     """Split a timm model into K local blocks with the auxiliaries of a method.
@@ -56,6 +57,7 @@ def localize(
         precision: ``"no"``, ``"bf16"`` or ``"fp16"``, for the planner.
         calibrate: Whether the planner times the pieces on the device at hand, in channels-last
             order as the training recipe runs them, and keeps seconds small instead of arithmetic.
+        micro_batches: Slices of a batch in ``local_step``, for the planner.
         keywords: ``cuts``, ``recompute``, ``head_norm``, the method's own (see its page in docs/)
             and timm's.
 
@@ -104,7 +106,9 @@ def localize(
     if memory_budget is not None or local_keywords.get("cuts") == BALANCED:
         if batch_size is None:
             raise ValueError("memory_budget= and cuts='balanced' need batch_size=, images a step.")
-        setting = Setting(batch_size, opt, precision, channels_last=calibrate)
+        setting = Setting(
+            batch_size, opt, precision, channels_last=calibrate, micro_batches=micro_batches
+        )
         chosen = plan(
             model, name, method, k, memory_budget, local_keywords, input_size, setting, calibrate
         )

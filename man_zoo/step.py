@@ -1,7 +1,7 @@
 """One training step of any local method: block by block, each graph freed before the next runs."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +42,18 @@ def local_step(
     key: Sequence[int] | None = None,
     first: int = 0,
     pass_on: Callable[[Tensor, Tensor], object] | None = None,
+    micro_batches: int = 1,
+    accumulating: Callable[[int], AbstractContextManager[object]] = lambda _: nullcontext(),
 ) -> LocalOutput:
     """Forward, backward and, where asked, update of every block in turn (MAN, algorithm 1).
 
     Block j's graph is gone before block j + 1 runs, and block j + 1 sees block j's output from
     before its update.
+
+    With ``micro_batches`` a block runs its batch in slices, one forward and backward after the
+    other, and then has its update: activations of one slice are alive at a time, and gradients of
+    one block. That is the same training where images of a batch meet nowhere and every loss is a
+    mean over them. With BatchNorm it is ghost batch norm: each slice has statistics of its own.
 
     Args:
         blocks: Local blocks, as they are or wrapped (DDP, compiled).
@@ -66,10 +73,32 @@ def local_step(
             alone. Drawn from torch's generators as they are if left out.
         first: Index of the first of these blocks in the network, where others train those before.
         pass_on: Takes the last block's features and the losses ``(K,)``, where others go on, right
-            after its forward: they can be sent while it runs backward.
+            after its last forward: they can be sent while it runs backward.
+        micro_batches: Slices of the batch, as equal as can be; one an image where there are fewer.
+        accumulating: Called with the block's index; what it gives is entered for every slice but
+            the last, whose backward completes the gradients: the place for DDP's ``no_sync``.
     """
-    features, losses, last = images, [], len(blocks) - 1
     backwards = [backward] * len(blocks) if callable(backward) else backward
+    targets = target.tensor_split(min(micro_batches, len(target)))
+    count, last = len(targets), len(blocks) - 1
+    beside = [None] * count if restored is None else restored.tensor_split(count)
+    features: list[Any] = [*images.tensor_split(count)]
+    logits: list[Any] = [None] * count
+    losses: list[Any] = [0.0] * len(blocks)
+
+    def run(j: int, i: int) -> None:
+        """Block j's forward and backward on slice i, whose output takes the place of its input."""
+        features[i], loss, logits[i] = blocks[j](features[i], targets[i], beside[i])
+        share = len(targets[i]) / len(target)
+        losses[j] += share * loss.detach()
+        if j == last and pass_on is None:
+            features[i] = None  # nobody else reads them, and backward needs the room
+        elif j == last and i == count - 1:
+            assert pass_on is not None
+            pass_on(_whole(features), torch.stack(losses))
+            features.clear()
+        # The root of the graph goes with this call: else the block would outlive its turn.
+        backwards[j](share * loss)
 
     def finish(j: int) -> None:
         if step is not None:
@@ -77,21 +106,19 @@ def local_step(
         if links and update_momentum and j < len(links):
             links[j].update()
 
-    for j, block in enumerate(blocks):
+    for j in range(len(blocks)):
         with nullcontext() if key is None else drawn_from(*key, first + j, device=images.device):
-            features, loss, logits = block(features, target, restored)
-        losses.append(loss.detach())
-        if j == last:
-            if pass_on is not None:
-                pass_on(features, torch.stack(losses))
-            del features  # nobody else reads them, and backward needs the room
-        backwards[j](loss)
-        # The last reference to the graph's root: without this the block would outlive its turn.
-        del loss
+            for i in range(count):
+                with accumulating(j) if i < count - 1 else nullcontext():
+                    run(j, i)
         if not late:
             finish(j)
         elif j > 0:
             finish(j - 1)
     if late:
         finish(last)
-    return LocalOutput(logits, torch.stack(losses))
+    return LocalOutput(None if logits[0] is None else _whole(logits), torch.stack(losses))
+
+
+def _whole(slices: Sequence[Tensor]) -> Tensor:
+    return slices[0] if len(slices) == 1 else torch.cat(list(slices))

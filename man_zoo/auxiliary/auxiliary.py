@@ -43,6 +43,11 @@ class Auxiliary(nn.Module):
         """Whether the head gives class logits."""
         return self.head.classifies
 
+    @property
+    def compares(self) -> bool:
+        """Whether the local loss compares the images of a batch with each other."""
+        return self.head.compares
+
     def forward(
         self, features: Tensor, target: Tensor, image: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:

@@ -28,6 +28,9 @@ class Head(nn.Module):
     classifies: bool = True
     """Whether the head gives class logits."""
 
+    compares: bool = False
+    """Whether the loss compares the images of a batch with each other."""
+
     criterion: Callable[[Tensor, Tensor], Tensor]
     """The classification loss."""
 

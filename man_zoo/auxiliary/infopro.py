@@ -51,6 +51,7 @@ class InfoProHead(Head):
         self.lambda1 = _at_site(lambda1, site)
         self.lambda2 = _at_site(lambda2, site)
         self.classifies = local_loss != "contrast"
+        self.compares = not self.classifies
         self.to_map = site.layout.to_map
         self.image_size = site.image_size
         small = max(site.image_size) <= SMALL_IMAGE

@@ -25,6 +25,7 @@ class PredSimHead(Head):
     """
 
     any_size = False
+    compares = True
 
     def __init__(self, site: Site, *, sim_weight: float = 0.99, pred_weight: float = 0.01) -> None:
         super().__init__(site)

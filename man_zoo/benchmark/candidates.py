@@ -32,6 +32,7 @@ class Candidate:
         spec: Backbone, method, K.
         keywords: Keywords of the model.
         checkpointed: Whether timm's activation checkpointing is on.
+        micro_batches: Slices of a batch that each block runs one after the other.
         compiled: Whether its blocks are compiled.
     """
 
@@ -40,11 +41,15 @@ class Candidate:
     spec: LocalSpec
     keywords: dict[str, Any]
     checkpointed: bool = False
+    micro_batches: int = 1
     compiled: bool = False
 
 
 def line_up(args: Namespace) -> list[Candidate]:
     """End to end, checkpointed and the models named, for each backbone; then the same compiled.
+
+    With micro-batches, checkpointed end to end has them as well, in a line of its own: gradients
+    accumulate over the slices.
 
     Raises:
         ValueError: For a model that is no zoo name, or keywords that are not KEY=VALUE.
@@ -54,14 +59,21 @@ def line_up(args: Namespace) -> list[Candidate]:
     take_keywords(of_backbone)
     named: dict[str, Candidate] = {}
     for text in args.models:
-        candidate = parse_candidate(text, shared)
+        candidate = _sliced(parse_candidate(text, shared), args.micro_batches)
         spec = LocalSpec(candidate.spec.backbone, END_TO_END, 1)
         e2e = Candidate(spec.name, spec.name, spec, of_backbone)
         checkpointed = replace(e2e, name=f"{e2e.name}, checkpointed", checkpointed=True)
-        for one in (e2e, checkpointed, candidate):
+        sliced = _sliced(checkpointed, args.micro_batches)
+        for one in (e2e, checkpointed, sliced, candidate):
             named.setdefault(one.name, one)
     eager = list(named.values())
     return eager + [_compiled(one) for one in eager if args.compile]
+
+
+def _sliced(one: Candidate, count: int) -> Candidate:
+    if count == 1:
+        return one
+    return replace(one, name=f"{one.name}, {count} micro-batches", micro_batches=count)
 
 
 def _compiled(one: Candidate) -> Candidate:

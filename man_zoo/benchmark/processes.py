@@ -87,6 +87,8 @@ def _check(args: Namespace) -> Candidate:
     """
     if len(args.models) != 1 or args.compile or args.device not in (None, "cpu"):
         raise ValueError("--block-parallel compares one model with itself, eager, on the CPU.")
+    if args.micro_batches > 1:
+        raise ValueError("--block-parallel compares whole batches; drop --micro-batches.")
     if args.batch_size % args.block_parallel:
         raise ValueError(
             f"--batch-size {args.batch_size} does not divide by {args.block_parallel}, so data "

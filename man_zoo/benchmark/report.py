@@ -101,7 +101,7 @@ def add_memory(
     eager = [one for one in candidates if not one.compiled]
     for one in tqdm(eager, desc="memory and arithmetic", unit="model", leave=False):
         model = build(one, args, torch.device("cpu"))
-        cost = costs[one.name] = live_cost(model, args, memory_batch(args))
+        cost = costs[one.name] = live_cost(model, args, memory_batch(args), one.micro_batches)
         e2e, result = costs[one.baseline], results[one.name]
         result.peak_gib = cost.peak_gib
         result.peak_ratio = cost.peak_bytes / e2e.peak_bytes

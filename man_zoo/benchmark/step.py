@@ -26,7 +26,15 @@ def build(candidate: Candidate, args: Namespace, device: torch.device) -> LocalM
     spec, keywords = candidate.spec, candidate.keywords
     # TypeError is how timm answers a keyword that it does not know, RuntimeError an image size.
     with user_errors(ValueError, TypeError, RuntimeError, about=candidate.name):
-        model = localize(spec.backbone, spec.method, spec.k, img_size=args.img_size, **keywords)
+        model = localize(
+            spec.backbone,
+            spec.method,
+            spec.k,
+            img_size=args.img_size,
+            micro_batches=candidate.micro_batches,
+            **keywords,
+        )
+        model.check_micro_batches(candidate.micro_batches)
     if candidate.checkpointed:
         model.set_grad_checkpointing()
     model.train().to(device)
@@ -65,10 +73,13 @@ class Training:
         model: The model; real, or fake under ``FakeTensorMode``.
         args: ``channels_last`` and ``mixed_precision`` count here.
         batch_size: Images a step.
+        micro_batches: Slices of them.
     """
 
-    def __init__(self, model: LocalModel, args: Namespace, batch_size: int) -> None:
-        self.model, self.blocks = model, model.blocks
+    def __init__(
+        self, model: LocalModel, args: Namespace, batch_size: int, micro_batches: int = 1
+    ) -> None:
+        self.model, self.blocks, self.micro_batches = model, model.blocks, micro_batches
         if model.spec.method == END_TO_END:
             # One block around the backbone's own forward: timm checkpoints only within that, and
             # end to end keeps no features that a next block would want.
@@ -82,16 +93,24 @@ class Training:
 
     def step(self) -> None:
         """One training step of all blocks."""
-        self.model.local_step(self.images, self.target, blocks=self.forwards, step=self._update)
+        self.model.local_step(
+            self.images,
+            self.target,
+            blocks=self.forwards,
+            step=self._update,
+            micro_batches=self.micro_batches,
+        )
 
     def _update(self, j: int) -> None:
         self.optimizers[j].step()
         self.optimizers[j].zero_grad()
 
 
-def live_cost(model: LocalModel, args: Namespace, batch_size: int) -> StepCost:
+def live_cost(
+    model: LocalModel, args: Namespace, batch_size: int, micro_batches: int = 1
+) -> StepCost:
     """Peak of live tensors and arithmetic of a step, on fake tensors; arguments of `Training`."""
     with fake(model) as model:
-        training = Training(model, args, batch_size)
+        training = Training(model, args, batch_size, micro_batches)
         resident = [*training.blocks, *training.optimizers, training.images, training.target]
         return measure(training.step, resident=resident)

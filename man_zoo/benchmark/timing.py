@@ -20,7 +20,8 @@ def cuda_peak_gib(candidate: Candidate, args: Namespace, device: torch.device) -
     """The CUDA allocator's peak over a steady step, of this model alone, in GiB."""
     gc.collect()
     before = torch.cuda.memory_allocated(device)
-    training = Training(build(candidate, args, device), args, memory_batch(args))
+    model, count = build(candidate, args, device), candidate.micro_batches
+    training = Training(model, args, memory_batch(args), count)
     if candidate.compiled:
         compile_blocks(training.blocks)
     for _ in range(WARM_UP):
@@ -35,7 +36,8 @@ def time_steps(
 ) -> dict[str, list[float]]:
     """Seconds of every timed step of every candidate; the candidates take turns."""
     trainings = {
-        one.name: Training(build(one, args, device), args, args.batch_size) for one in candidates
+        one.name: Training(build(one, args, device), args, args.batch_size, one.micro_batches)
+        for one in candidates
     }
     # In one go: all blocks share one limit of compiled variants, which goes by their number.
     compile_blocks([b for one in candidates if one.compiled for b in trainings[one.name].blocks])

@@ -27,6 +27,9 @@ def build_parser(program: str | None = None) -> ArgumentParser:
     add("--batch-size", type=positive, default=256, metavar="N")
     add("--memory-batch-size", type=positive, metavar="N",
         help="batch for memory and arithmetic; --batch-size by default")  # fmt: skip
+    add("--micro-batches", type=positive, default=1, metavar="N",
+        help="slices of a batch that each block runs one after the other: of the models, and of "
+        "checkpointed end to end in a line of its own")  # fmt: skip
     add("--time", action=BooleanOptionalAction, default=True, help="whether to time steps")
     add("--steps", type=positive, default=7, metavar="N", help="timed steps of each model")
     add("--compile", action="store_true", help="time every model compiled as well")

@@ -10,9 +10,21 @@ import torch
 from timm.layers import to_2tuple
 
 from ..console import Keywords, Parser, exit_status, output_file, user_errors
-from ..console.numbers import memory_size, memory_sizes, positive
+from ..console.numbers import memory_size, memory_sizes, positive, positive_or_auto
 from ..messages import unknown
-from ..planner import BALANCED, Plan, Planner, Setting, assign, budget_bytes, largest, measuring
+from ..micro_batches import GHOST
+from ..planner import (
+    AUTO,
+    BALANCED,
+    Plan,
+    Planner,
+    Setting,
+    assign,
+    budget_bytes,
+    choose_micro_batches,
+    largest,
+    measuring,
+)
 from ..planner.compare import compare, describe, draw, front, render, verdict
 from ..planner.cost import LOW_PRECISION
 from ..planner.largest import render as render_largest
@@ -50,6 +62,9 @@ def build_parser(program: str | None = None) -> ArgumentParser:
     add("--img-size", type=positive, metavar="PIXELS", help="the model's own by default")
     add("--opt", default="sgd", help="timm's name of the optimizer")
     add("--precision", choices=("no", *LOW_PRECISION), default="no")
+    add("--micro-batches", type=positive_or_auto, default=1, metavar="N",
+        help="slices of a batch that each block runs one after the other; 'auto' chooses 1, 2, 4 "
+        "or 8 for a budget, where that is the same training")  # fmt: skip
     add(
         "--calibrate",
         action="store_true",
@@ -81,11 +96,13 @@ def run(args: Namespace) -> None:
         if args.processes:
             plan, expected = on_processes(planner, args, k)
         else:
-            plan = choose(planner, args, k, budget)
+            planner, plan = choose(planner, args, k, budget)
             expected = verdict(planner, plan)
         lines += [describe(plan), expected]
         if args.calibrate:
             lines.append(trial(planner, plan))
+        if plan.setting.micro_batches > 1 and not planner.divisible:
+            lines.append(GHOST)
         if args.compare:
             plans = compare(planner, k or plan.spec.k, budget)
             lines += ["", render(plans)]
@@ -107,6 +124,13 @@ def check(args: Namespace) -> None:
         )
     if args.budget and args.processes:
         raise ValueError("--budget is for one process; --memory limits each of --processes.")
+    if args.micro_batches == AUTO and not args.budget:
+        raise ValueError("--micro-batches auto chooses for a --budget; name one, or a number.")
+    if args.micro_batches != AUTO and args.micro_batches > args.batch_size:
+        raise ValueError(
+            f"--micro-batches {args.micro_batches} is more than the {args.batch_size} images of a "
+            "batch; expected at most that many."
+        )
 
 
 def create_planner(args: Namespace, progress: Callable[[], object]) -> tuple[Planner, int | None]:
@@ -136,8 +160,15 @@ def create_planner(args: Namespace, progress: Callable[[], object]) -> tuple[Pla
     device = "cpu" if args.calibrate else "meta"
     with torch.device(device), user_errors(AssertionError, RuntimeError, about=about):
         model = timm.create_model(backbone, **keywords)
+    count = 1 if args.micro_batches == AUTO else args.micro_batches
     # As the training recipe has it: the order decides over time, hardly over memory.
-    setting = Setting(args.batch_size, args.opt, args.precision, channels_last=args.calibrate)
+    setting = Setting(
+        args.batch_size,
+        args.opt,
+        args.precision,
+        channels_last=args.calibrate,
+        micro_batches=count,
+    )
     name = timm.models.get_arch_name(backbone)
     shape = (channels, size[0], size[1])
     keywords = args.model_kwargs
@@ -154,18 +185,22 @@ def create_planner(args: Namespace, progress: Callable[[], object]) -> tuple[Pla
     return planner, k
 
 
-def choose(planner: Planner, args: Namespace, k: int | None, budget: int | None) -> Plan:
-    """The plan that the flags ask for.
+def choose(
+    planner: Planner, args: Namespace, k: int | None, budget: int | None
+) -> tuple[Planner, Plan]:
+    """The plan that the flags ask for, and the planner with its micro-batches.
 
     Raises:
         ValueError: For an impossible K or cut, a budget that cannot be met.
     """
     if budget is not None:
-        return planner.within(budget, k, args.recompute)
+        if args.micro_batches == AUTO:
+            return choose_micro_batches(planner, budget, k, args.recompute)
+        return planner, planner.within(budget, k, args.recompute)
     assert k is not None
     if args.cuts == BALANCED:
-        return planner.balanced(k, args.recompute)
-    return planner.cuts(k, args.cuts, args.recompute)
+        return planner, planner.balanced(k, args.recompute)
+    return planner, planner.cuts(k, args.cuts, args.recompute)
 
 
 def on_processes(planner: Planner, args: Namespace, k: int | None) -> tuple[Plan, str]:

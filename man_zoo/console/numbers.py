@@ -16,6 +16,11 @@ def positive(text: str) -> int:
     return _whole(text, 1)
 
 
+def positive_or_auto(text: str) -> int | str:
+    """A whole number from 1, or ``auto``: the library chooses."""
+    return text if text == "auto" else positive(text)
+
+
 def non_negative(text: str) -> int:
     """A whole number from 0."""
     return _whole(text, 0)

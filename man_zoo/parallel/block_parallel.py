@@ -147,6 +147,7 @@ class BlockParallel:
         blocks: Sequence[Callable[..., Any]] | None = None,
         step: Callable[[int], object] | None = None,
         update_momentum: bool = True,
+        micro_batches: int = 1,
         **options: Any,
     ) -> LocalOutput:
         """This process's share of one training step.
@@ -157,14 +158,19 @@ class BlockParallel:
             blocks: This process's blocks, wrapped (DDP, compiled); as they are by default.
             step: Called with the index among this process's blocks, after a block's backward.
             update_momentum: Whether MAN's copies follow in this step, the same in every process.
-            options: ``backward``, ``late`` and ``key`` of :func:`man_zoo.local_step`.
+            micro_batches: Slices of the batch, as :func:`man_zoo.local_step` takes them; what is
+                passed on is the whole batch.
+            options: ``backward``, ``late``, ``key`` and ``accumulating`` of
+                :func:`man_zoo.local_step`; the index is that among this process's blocks.
 
         Returns:
             Losses ``(own.stop,)`` of all blocks up to this process's last, and its logits.
 
         Raises:
-            ValueError: For images of a size that the auxiliaries do not take.
+            ValueError: For images of a size that the auxiliaries do not take, and for micro-batches
+                where a local loss compares the images of a batch with each other.
         """
+        self.model.check_micro_batches(micro_batches)
         before, image = self._losses_and_image(features)
 
         def hand_on(features: Tensor, losses: Tensor) -> None:
@@ -187,6 +193,7 @@ class BlockParallel:
             update_momentum=update_momentum,
             first=self.own.start,
             pass_on=None if self.is_last else hand_on,
+            micro_batches=micro_batches,
             **options,
         )
         del features

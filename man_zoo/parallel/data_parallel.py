@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -99,6 +100,11 @@ def prepare_precision(accelerator: Accelerator, block: nn.Module) -> nn.Module:
         autocast = get_mixed_precision_context_manager(True, accelerator.autocast_handler)
         plain.forward = autocast(plain.forward)
     return block
+
+
+def kept_here(block: nn.Module) -> AbstractContextManager[None]:
+    """Within, a block's gradients add up in this process and are not averaged."""
+    return block.no_sync() if isinstance(block, Replica) else nullcontext()
 
 
 def average_gradients(block: nn.Module) -> None:

@@ -2,11 +2,13 @@
 
 from .cost import Setting
 from .largest import Largest, largest
+from .micro_batches import AUTO, choose_micro_batches
 from .plan import BALANCED, Plan, Planner, measuring
 from .processes import Placement, assign, place
 from .sizes import budget_bytes
 
 __all__ = [
+    "AUTO",
     "BALANCED",
     "Largest",
     "Placement",
@@ -15,6 +17,7 @@ __all__ = [
     "Setting",
     "assign",
     "budget_bytes",
+    "choose_micro_batches",
     "largest",
     "measuring",
     "place",

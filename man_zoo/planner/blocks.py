@@ -40,6 +40,7 @@ class RunCost:
         resident: Bytes of weights, auxiliaries and head included, and of optimizer state.
         input: Of the features that come in, or of the images.
         output: Of the features that go out; 0 for the head.
+        joined: Of these once more, where slices are put together to go to another process.
         target: Of the target.
         image: Of the un-normalised images, where an auxiliary looks at them.
         source: Of what the block before copies again after every step.
@@ -52,6 +53,7 @@ class RunCost:
     resident: int
     input: int
     output: int
+    joined: int
     target: int
     image: int
     source: int
@@ -65,6 +67,7 @@ class RunCost:
             resident=self.resident + following.resident,
             input=self.input,
             output=following.output,
+            joined=following.joined,
             target=self.target,
             image=max(self.image, following.image),
             source=self.source,
@@ -165,12 +168,13 @@ def block_cost(
         flops=output.flops + sum(unit.flops for unit in units),
         resident=ends + sum(model.unit_resident(i) for i in block),
         input=input_bytes(model, start) if start else model.image_bytes,
-        output=0 if last else model.out_bytes[end],
+        output=output_bytes(model, end),
+        joined=output_bytes(model, end) if model.setting.micro_batches > 1 else 0,
         target=model.target_bytes,
         image=0 if last else model.restored_bytes(end, place),
         source=model.source_bytes(start),
-        turn=max(passes, steps),
-        later=max(input_bytes(model, start) + passes, steps),
+        turn=max(beside(model, 0, end) + passes, steps),
+        later=max(beside(model, start, end) + passes, steps),
         seconds=output.seconds + sum(unit.seconds for unit in units),
     )
 
@@ -179,7 +183,8 @@ def _turn(model: CostModel, block: range, units: Sequence[Piece], output: Piece)
     """Most bytes alive in forward and backward, and while the optimizer steps."""
     start, end = block[0], block[-1]
     last = end == len(model.units) - 1
-    alive = peak = begun = model.shared_bytes(start)
+    begun = model.shared_bytes(start) + sum(piece.there for piece in (*units, output))
+    alive = peak = begun
     waiting = 0  # the last output, which nobody may have saved
     inputs = []
     for unit in units:
@@ -189,7 +194,7 @@ def _turn(model: CostModel, block: range, units: Sequence[Piece], output: Piece)
     peak = max(peak, alive + waiting + output.forward_peak)
     kept = 0 if last and not output.saves_input else waiting
     peak = max(peak, alive + kept + output.backward_peak)
-    gradients = output.gradients + model.shared_bytes(end + 1)
+    gradients = output.gradients + model.left_bytes(end)
     temporaries = output.temporaries
     for i, unit in reversed(list(enumerate(units, start))):
         alive -= unit.saved
@@ -197,8 +202,7 @@ def _turn(model: CostModel, block: range, units: Sequence[Piece], output: Piece)
         alive -= inputs[i - start]
         gradients += unit.gradients
         temporaries = model.together(temporaries, unit.temporaries)
-    features = 0 if last else model.out_bytes[end]
-    return peak, features + begun + gradients + temporaries
+    return peak, output_bytes(model, end) + begun + gradients + temporaries
 
 
 def input_bytes(model: CostModel, start: int) -> int:
@@ -206,11 +210,28 @@ def input_bytes(model: CostModel, start: int) -> int:
     return model.out_bytes[start - 1] if start else 0
 
 
+def output_bytes(model: CostModel, end: int) -> int:
+    """Bytes of the features that a block up to unit ``end`` passes on; none from the last one."""
+    return model.out_bytes[end] if end < len(model.units) - 1 else 0
+
+
+def beside(model: CostModel, start: int, end: int) -> int:
+    """Bytes of a block's input and output that its pieces do not count, while they run.
+
+    Of a batch in slices that is the input of the one that runs, and of the others input or output,
+    whichever is more: an output takes its input's place.
+    """
+    enters, leaves = input_bytes(model, start), output_bytes(model, end)
+    own = model.setting.of_slice(enters)
+    return own + max(enters - own, leaves - model.setting.of_slice(leaves))
+
+
 def backward_peak(model: CostModel, unit: Piece, i: int, end: int) -> int:
     """Of unit ``i`` in a block up to ``end``, whose output is kept for the next block."""
     if end == len(model.units) - 1:
         return unit.backward_peak
-    return unit.held_peak if i == end else unit.backward_peak + model.out_bytes[end]
+    own = model.setting.of_slice(model.out_bytes[end])
+    return unit.held_peak if i == end else unit.backward_peak + own
 
 
 # Where a block may end ----------------------------------------------------------------------------

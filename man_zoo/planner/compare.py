@@ -66,18 +66,19 @@ def verdict(planner: Planner, plan: Plan) -> str:
     if alone is None:
         smallest = planner.end_to_end("all")
         return (
-            f"End to end does not fit into {plan.peak_gib:.2f} GiB: with every unit recomputed it "
-            f"takes {smallest.peak_gib:.2f} GiB at {smallest.arithmetic_ratio:.2f} times the "
-            "arithmetic."
+            f"End to end{plan.setting.in_slices} does not fit into {plan.peak_gib:.2f} GiB: with "
+            f"every unit recomputed it takes {smallest.peak_gib:.2f} GiB at "
+            f"{smallest.arithmetic_ratio:.2f} times the arithmetic."
         )
+    alone_is = f"Checkpointing alone{plan.setting.in_slices}"
     ratio = f"{alone.arithmetic_ratio:.2f} times the arithmetic"
     if alone.cost.total <= plan.cost.total:
         return (
-            f"Checkpointing alone reaches {plan.peak_gib:.2f} GiB at {ratio}, against "
+            f"{alone_is} reaches {plan.peak_gib:.2f} GiB at {ratio}, against "
             f"{plan.arithmetic_ratio:.2f}: on one device it is the better answer."
         )
     return (
-        f"Checkpointing alone needs {ratio} to fit into {plan.peak_gib:.2f} GiB, against "
+        f"{alone_is} needs {ratio} to fit into {plan.peak_gib:.2f} GiB, against "
         f"{plan.arithmetic_ratio:.2f}."
     )
 
@@ -153,9 +154,9 @@ def describe(plan: Plan) -> str:
         )
     header = ("block", "peak GiB", "arithmetic of e2e", "recomputed")
     total = (
-        f"{plan.spec.name}{f', {plan.form} form' if plan.form else ''}: {plan.peak_gib:.2f} GiB, "
-        f"{plan.memory_ratio:.2f} of end to end, at {plan.arithmetic_ratio:.2f} times its "
-        "arithmetic"
+        f"{plan.spec.name}{f', {plan.form} form' if plan.form else ''}{plan.setting.in_slices}: "
+        f"{plan.peak_gib:.2f} GiB, {plan.memory_ratio:.2f} of end to end, "
+        f"at {plan.arithmetic_ratio:.2f} times its arithmetic"
     )
     return "\n".join([table(header, rows), "", total, localize_call(plan)])
 
@@ -167,10 +168,13 @@ def _recomputed(plan: Plan, j: int, block: range) -> str:
 
 
 def localize_call(plan: Plan) -> str:
-    """The line of Python that builds the plan's model."""
+    """The Python that builds the plan's model, and its step where that has micro-batches."""
     keywords = {key: value for key, value in plan.keywords().items() if value}
     for key in ("cuts", "recompute"):
         if key in keywords:
             keywords[key] = " ".join(keywords[key])
     given = ", ".join(f"{key}={value!r}" for key, value in keywords.items())
-    return f'man_zoo.localize("{plan.spec.backbone}", "{plan.spec.method}", {given})'
+    call = f'man_zoo.localize("{plan.spec.backbone}", "{plan.spec.method}", {given})'
+    count = plan.setting.micro_batches
+    step = f"model.local_step(images, target, micro_batches={count})"
+    return call if count == 1 else f"{call}\n{step}"

@@ -20,8 +20,9 @@ from ..auxiliary import Auxiliary
 from ..auxiliary.build import build_auxiliary
 from ..families import Units, list_units, unit_shapes
 from ..meter import tensors_of
+from ..micro_batches import check_micro_batches, normalises_batches
 from ..recompute import run
-from ..spec import LocalSpec
+from ..spec import END_TO_END, LocalSpec
 from ..target import acting_as
 from .arithmetic import Arithmetic
 from .optimizer import OptimizerCost, create_optimizer, optimizer_cost, steps_at_once
@@ -50,6 +51,7 @@ class Setting:
         processes: That average their gradients (DDP), whose buckets live through the step.
         channels_last: Whether weights and images are in channels-last order.
         soft_target: Whether a target is a probability for each class (mixup), not an index.
+        micro_batches: Slices of a batch that each block runs one after the other.
     """
 
     batch_size: int
@@ -62,6 +64,7 @@ class Setting:
     processes: int = 1
     channels_last: bool = False
     soft_target: bool = False
+    micro_batches: int = 1
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Around a forward pass on the CPU's tensors, within ``acting_as(device)``."""
@@ -73,6 +76,20 @@ class Setting:
     def keeps_gradients(self) -> bool:
         """Whether the gradients of all blocks live through the step."""
         return self.grad_accum_steps > 1 or self.processes > 1
+
+    @property
+    def in_slices(self) -> str:
+        """Its micro-batches in words, with the word before; nothing where there are none."""
+        return f" in {self.micro_batches} micro-batches" if self.micro_batches > 1 else ""
+
+    @property
+    def slice_size(self) -> int:
+        """Images of the largest slice."""
+        return -(-self.batch_size // self.micro_batches)
+
+    def of_slice(self, whole: int) -> int:
+        """What the largest slice has of something that the images of a batch share evenly."""
+        return whole * self.slice_size // self.batch_size
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -117,16 +134,17 @@ class CostModel:
         with self._step():
             self._backbone = self._fake(backbone)
             self.units = list_units(self._backbone)
-            images = torch.empty(setting.batch_size, *input_size)
+            images = torch.empty(setting.slice_size, *input_size)
             self._images = images.contiguous(memory_format=setting.memory_format)
             self._target = (
-                torch.empty(setting.batch_size, self.num_classes)
+                torch.empty(setting.slice_size, self.num_classes)
                 if setting.soft_target
-                else torch.empty(setting.batch_size, dtype=torch.long)
+                else torch.empty(setting.slice_size, dtype=torch.long)
             )
             self._features = self._run_units()
-        self.out_bytes = [bytes_of(h) for h in self._features]
-        self.image_bytes, self.target_bytes = bytes_of(self._images), bytes_of(self._target)
+        self.out_bytes = [self._of_batch(bytes_of(h)) for h in self._features]
+        self.image_bytes = self._of_batch(bytes_of(self._images))
+        self.target_bytes = self._of_batch(bytes_of(self._target))
 
     def with_spec(self, spec: LocalSpec) -> "CostModel":
         """The same backbone for another method; what was measured of its units is shared."""
@@ -142,6 +160,9 @@ class CostModel:
 
     def _fake(self, module: Any, instead: Mapping[int, nn.Module] | None = None) -> Any:
         return without_data(module, "cpu", self.setting.memory_format, instead).train()
+
+    def _of_batch(self, of_slice: int) -> int:
+        return of_slice * self.setting.batch_size // self.setting.slice_size
 
     def _run_units(self) -> list[Tensor]:
         """Output of every unit, for its shape and type."""
@@ -216,7 +237,8 @@ class CostModel:
         return self._measure(key, head, real, forward, h)
 
     def _output(self, cut: int, place: tuple[int, int], recompute: bool) -> Piece:
-        h = self._features[cut]
+        h, compares = self._features[cut], self._auxiliary(cut, place).compares
+        check_micro_batches(self.setting.micro_batches, compares, self.spec.method)
         shared = self.units.modules[cut + 1 : cut + 2] if self.spec.overlaps else ()
 
         def forward(auxiliary: Any, h: Tensor, images: Tensor, target: Tensor) -> Tensor:
@@ -288,16 +310,39 @@ class CostModel:
                 kept=(self._images, self._target),
                 autocast=self.setting.autocast,
                 differentiable=differentiable,
-                gradients=gradients or self.setting.keeps_gradients,
+                gradients=gradients
+                or self.setting.keeps_gradients
+                or self.setting.micro_batches > 1,
                 beside=beside,
             )
-        temporaries = self._optimizer(module).temporaries
         seconds = 0.0
         if self.clock is not None:
             needs = max(piece.forward_peak, piece.backward_peak)
             seconds = self.clock.seconds(key, real, forward, x, differentiable, needs)
         self.progress()
-        return replace(piece, temporaries=temporaries, flops=arithmetic.flops, seconds=seconds)
+        return replace(
+            piece,
+            there=0 if gradients else self._there(module, *beside),
+            temporaries=self._optimizer(module).temporaries,
+            flops=self._of_batch(arithmetic.flops),
+            seconds=seconds * self.setting.batch_size / self.setting.slice_size,
+        )
+
+    def _there(self, *modules: nn.Module) -> int:
+        """Bytes of the gradients that another slice has left, but for those that live anyway."""
+        if self.setting.micro_batches == 1 or self.setting.keeps_gradients:
+            return 0
+        learning = (p for module in modules for p in module.parameters() if p.requires_grad)
+        return sum(map(bytes_of, learning))
+
+    @property
+    def divisible(self) -> bool:
+        """Whether a batch in slices is the same training: its images meet nowhere."""
+        auxiliaries = [] if self.spec.method == END_TO_END else [self._auxiliary(0, (0, 2))]
+        return not (
+            any(map(normalises_batches, (self._backbone, *auxiliaries)))
+            or any(auxiliary.compares for auxiliary in auxiliaries)
+        )
 
     # What lives through the whole step ------------------------------------------------------------
 
@@ -339,6 +384,10 @@ class CostModel:
             return 0
         unit = self.units.modules[start]
         return sum(bytes_of(p) for p in unit.parameters() if p.requires_grad)
+
+    def left_bytes(self, end: int) -> int:
+        """The same that a block up to unit ``end`` leaves in the next; slices count them before."""
+        return self.shared_bytes(end + 1) if self.setting.micro_batches == 1 else 0
 
     def restored_bytes(self, cut: int, place: tuple[int, int]) -> int:
         """Bytes of the images un-normalised, where the auxiliaries look at them."""

@@ -28,7 +28,8 @@ class Piece:
         backward_peak: Most alive during the backward pass, the gradient of its output included.
         held_peak: The same where the output outlives the backward pass, as the next block's input.
         gradients: Of its parameters, alive until the block's optimizer has stepped; 0 where they
-            live longer than that.
+            live longer than that, or are there already.
+        there: The same where another slice of the batch has left them before this piece runs.
         temporaries: Most that the optimizer has alive while it steps.
         flops: Forward, backward and recomputed.
         seconds: The same and the update, on the device at hand; 0 where nobody timed it.
@@ -41,6 +42,7 @@ class Piece:
     backward_peak: int
     held_peak: int
     gradients: int
+    there: int
     temporaries: int
     flops: int
     seconds: float = 0.0
@@ -62,7 +64,7 @@ def measure_bytes(
     gradients: bool = False,
     beside: Sequence[nn.Module] = (),
 ) -> Piece:
-    """The bytes of a piece; its arithmetic and the optimizer's temporaries are left at 0.
+    """The bytes of a piece; arithmetic, optimizer and other slices' gradients are left at 0.
 
     Args:
         module: Whose parameters get gradients.
@@ -110,6 +112,7 @@ def measure_bytes(
         backward_peak=live.peak - before,
         held_peak=holding.peak - before,
         gradients=sum(map(bytes_of, grown)),
+        there=0,
         temporaries=0,
         flops=0,
     )

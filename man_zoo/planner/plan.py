@@ -39,7 +39,7 @@ class Plan:
         names: Names of the units.
         split: The same as indices.
         cost: Peak bytes and arithmetic, block by block.
-        end_to_end: Those of the backbone trained end to end.
+        end_to_end: Those of the backbone trained end to end, the batch in one.
         setting: Batch, optimizer, precision.
     """
 
@@ -112,6 +112,19 @@ class Planner:
         units = list_units(backbone)
         self.names, self.tokens = units.names, units.layout.format is Format.NLC
         self._models: dict[str | None, CostModel] = {}
+        self._end_to_end_cost: Cost | None = None
+
+    def with_micro_batches(self, count: int) -> "Planner":
+        """The same for so many slices of a batch."""
+        other = copy.copy(self)
+        other.setting = replace(self.setting, micro_batches=count)
+        other._models, other._end_to_end_cost = {}, self._whole()
+        return other
+
+    @property
+    def divisible(self) -> bool:
+        """Whether a batch in slices is the same training as the whole one."""
+        return self._model(self.forms[0]).divisible
 
     def resized(self, batch_size: int | None = None, side: int | None = None) -> "Planner":
         """The same for another batch, or for square images of another side.
@@ -124,7 +137,7 @@ class Planner:
             ValueError: For a backbone whose weights fit one image size only.
         """
         other = copy.copy(self)
-        other._models = {}
+        other._models, other._end_to_end_cost = {}, None
         if batch_size is not None:
             other.setting = replace(self.setting, batch_size=batch_size)
         if side is not None:
@@ -135,7 +148,7 @@ class Planner:
     def in_form(self, form: str | None) -> "Planner":
         """The same for one form of MAN; all forms if ``None``."""
         other = copy.copy(self)
-        other._models = {}
+        other._models, other._end_to_end_cost = {}, None
         other.keywords = self.keywords | ({"form": form} if form else {})
         return other
 
@@ -160,19 +173,32 @@ class Planner:
 
     def _model(self, form: str | None) -> CostModel:
         if not self._models:
-            self._models[form] = CostModel(
-                self.backbone,
-                self._spec(form),
-                self.input_size,
-                self.setting,
-                self.criterion,
-                self.progress,
-                self.clock,
-            )
+            self._models[form] = self._new_model(form, self.setting)
         if form not in self._models:
             first = next(iter(self._models.values()))
             self._models[form] = first.with_spec(self._spec(form))
         return self._models[form]
+
+    def _new_model(self, form: str | None, setting: Setting) -> CostModel:
+        spec = self._spec(form)
+        return CostModel(
+            self.backbone,
+            spec,
+            self.input_size,
+            setting,
+            self.criterion,
+            self.progress,
+            self.clock,
+        )
+
+    def _whole(self) -> Cost:
+        """Of the backbone trained end to end, the batch in one."""
+        if self._end_to_end_cost is None:
+            model = self._model(self.forms[0])
+            if self.setting.micro_batches > 1:
+                model = self._new_model(self.forms[0], replace(self.setting, micro_batches=1))
+            self._end_to_end_cost = cost_of(model, Split())
+        return self._end_to_end_cost
 
     def _plan(self, form: str | None, split: Split) -> Plan:
         model = self._model(form)
@@ -183,8 +209,7 @@ class Planner:
             cuts=tuple(self.names[cut] for cut in split.cuts),
             recompute=tuple(recompute),
         )
-        cost, end_to_end = cost_of(model, split), cost_of(model, Split())
-        return Plan(spec, self.names, split, cost, end_to_end, self.setting)
+        return Plan(spec, self.names, split, cost_of(model, split), self._whole(), self.setting)
 
     # Plans ----------------------------------------------------------------------------------------
 
@@ -376,8 +401,9 @@ class Planner:
         advice = f"a batch of about {fits}" if fits > 0 else "a smaller backbone"
         return (
             f"{self.name} with {self.method} does not fit into {budget / GIB:.2f} GiB at batch "
-            f"{self.setting.batch_size}: the least is {plan.peak_gib:.2f} GiB (k={plan.spec.k}, "
-            f"{plan.arithmetic_ratio:.2f} times the arithmetic of end to end); {advice} would fit."
+            f"{self.setting.batch_size}{self.setting.in_slices}: the least is "
+            f"{plan.peak_gib:.2f} GiB (k={plan.spec.k}, {plan.arithmetic_ratio:.2f} times the "
+            f"arithmetic of end to end); {advice} would fit."
         )
 
 

@@ -6,7 +6,8 @@ blocks' weights and optimizer state; what comes in (features or images, target, 
 images where an auxiliary looks at them), twice where it comes from another process, because the
 next batch arrives meanwhile; a mirror of the next process's first units where MAN follows them;
 what goes out of the last batch, until it has been sent; and the most that is alive during its
-blocks' turns.
+blocks' turns. With micro-batches what goes out counts once more, because the slices are put
+together: at most that much too high.
 """
 
 from collections.abc import Sequence
@@ -149,7 +150,7 @@ def process_bytes(own: RunCost, following: RunCost | None, *, first: bool) -> in
         alone += own.input + own.target + own.image
     if following is None:
         return alone
-    return alone + following.source + sent_bytes(own, following)
+    return alone + following.source + sent_bytes(own, following) + own.joined
 
 
 def sent_bytes(own: RunCost, following: RunCost) -> int:

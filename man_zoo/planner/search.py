@@ -13,7 +13,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .blocks import Split, backward_peak, cost_of, inner_ends, input_bytes, shortest_next
+from .blocks import (
+    Split,
+    backward_peak,
+    beside,
+    cost_of,
+    inner_ends,
+    output_bytes,
+    shortest_next,
+)
 from .cost import CostModel
 
 # Choices kept for the units of a block, evenly thinned, so that a search stays short.
@@ -226,17 +234,17 @@ def _blocks_ending(
         saves_input = output.saves_input or not last  # the next block's features
         room, entry = limit - output.backward_peak, limit - output.forward_peak
         runs = [_Run(room, output.work, entry, saves_input)]
-        gradients = output.gradients + model.shared_bytes(end + 1)
+        gradients, there = output.gradients + model.left_bytes(end), output.there
         temporaries = output.temporaries
         for i in range(end, -1, -1):
             spare = limit - gradients
             unit = model.unit(i, first=False, recompute=choices.units[i][0])
-            gradients += unit.gradients
+            gradients, there = gradients + unit.gradients, there + unit.there
             temporaries = model.together(temporaries, unit.temporaries)
-            if gradients + temporaries <= limit - (0 if last else model.out_bytes[end]):
+            if there + gradients + temporaries <= limit - output_bytes(model, end):
                 started = _extend(model, runs, i, end, True, limit, spare, choices.units[i])
-                incoming = input_bytes(model, i) + model.shared_bytes(i)
-                fits = [run for run in started if min(run.room, run.entry) >= incoming]
+                alive = beside(model, i, end) + model.shared_bytes(i) + there
+                fits = [run for run in started if min(run.room, run.entry) >= alive]
                 run = min(fits, key=lambda run: run.work, default=None)
                 if run is not None and (i not in best or run.work < best[i].work):
                     best[i] = _Block(i, end, run.work, run, auxiliary)

@@ -70,7 +70,7 @@ def step_cost(args: Namespace, data: LoaderInfo) -> dict[str, float]:
     With SGD, whatever the run's optimizer, one update a batch and no weight EMA.
     """
     model = create_model(args, data, pretrained=False)
-    cost = live_cost(model.train(), args, args.batch_size)
+    cost = live_cost(model.train(), args, args.batch_size, args.micro_batches)
     return {"peak_gib": cost.peak_gib, "flops_per_image": cost.flops / args.batch_size}
 
 

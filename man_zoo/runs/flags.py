@@ -74,6 +74,8 @@ def build_parser(program: str | None = None) -> ArgumentParser:
         help="no weight decay on biases and norms (published: decay on all)")  # fmt: skip
     add("--clip-grad", type=positive_number, help="clip the gradient norm of each block to this")
     add("--grad-accum-steps", type=positive, default=1, help="batches to one update")
+    add("--micro-batches", type=positive, default=1, metavar="N", help="slices of a batch that "
+        "each block runs one after the other before its update: less memory")  # fmt: skip
     add("--sched", default="cosine", help="any schedule that timm knows, counted in updates")
     add("--sched-kwargs", nargs="*", default={}, action=Keywords, metavar="KEY=VALUE",
         help="further keywords of the schedule, e.g. decay_epochs=30 decay_rate=0.1")  # fmt: skip

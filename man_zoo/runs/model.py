@@ -73,6 +73,7 @@ def create_model(
             opt=args.opt,
             precision=args.mixed_precision or "no",
             calibrate=args.calibrate,
+            micro_batches=args.micro_batches,
             **keywords,
         )
     if args.tune == "head":

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..console import user_errors
 from ..data import create_loaders, create_test_loader
 from ..local_model import LocalModel
+from ..micro_batches import GHOST, normalises_batches
 from ..parallel.places import create_places
 from ..parallel.termination import Stopped, Termination
 from ..runs.folder import CHECKPOINTS
@@ -124,6 +125,8 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
 
     with closing(TrainingBar(total, done, tells)) as bar:
         bar.say(describe(model, data, run))
+        if args.micro_batches > 1 and not trainer.only_head and normalises_batches(model):
+            bar.say(GHOST)
         termination.begin()
         try:
             while progress.epoch < args.epochs:

@@ -24,6 +24,7 @@ from ..parallel.data_parallel import (
     Replica,
     average_gradients,
     average_statistics,
+    kept_here,
     prepare_blocks,
     prepare_precision,
 )
@@ -32,6 +33,7 @@ from ..parallel.sharded import gathered, shard_model, shard_network
 from ..planner import Setting, budget_bytes, place
 from ..step import Backward
 from ..tasks import Classification
+from .checks import check_flags
 from .compile import compile_blocks
 from .observe import Observer
 from .optim import create_optimizers, create_schedulers
@@ -55,6 +57,7 @@ class Trainer:
         ema: Moving average of the backbone's weights, if wanted.
         clip_grad: Largest norm of each block's gradient, if any.
         only_head: Whether the classifier alone learns.
+        micro_batches: Slices of a batch that each block runs one after the other.
     """
 
     accelerator: Accelerator
@@ -70,6 +73,7 @@ class Trainer:
     ema: ModelEmaV3 | None = None
     clip_grad: float | None = None
     only_head: bool = False
+    micro_batches: int = 1
     updates: int = 0
     batches: int = field(default=0, init=False)  # since the run began
     scalers: Sequence[torch.amp.GradScaler] = field(init=False)
@@ -139,6 +143,8 @@ class Trainer:
                 update_momentum=self.accelerator.sync_gradients,
                 late=any(isinstance(block, Replica) for block in self.blocks),
                 key=(self.seed, self.places.data_index, self.batches),
+                micro_batches=self.micro_batches,
+                accumulating=lambda j: kept_here(self.blocks[j]),
             )
         self.batches += 1
         if self.accelerator.sync_gradients:
@@ -225,23 +231,8 @@ def create_trainer(
         ValueError: For flags that do not go together.
         UserError: For keywords that the optimizer or schedule does not take.
     """
+    check_flags(args, model, batches)
     updates_per_epoch = batches // args.grad_accum_steps
-    if updates_per_epoch == 0:
-        raise ValueError(
-            f"--grad-accum-steps {args.grad_accum_steps} is more than the {batches} batches of an "
-            "epoch; expected at most that many."
-        )
-    if args.batch_size == 1 and _averages_vectors(model):
-        raise ValueError(
-            "--batch-size 1 leaves the auxiliaries' BatchNorm one value a feature to average; "
-            "expected 2 or more, or --model-kwargs head_norm=group."
-        )
-    if args.fsdp and args.compile:
-        raise ValueError("--compile does not know of weights that --fsdp shares; drop one of them.")
-    if args.fsdp and args.block_parallel > 1:
-        raise ValueError("--fsdp and --block-parallel both divide the weights; drop one of them.")
-    if args.fsdp:
-        model.spec.need_whole_units("--fsdp")
     mixup = create_mixup(args, task, model)
     places = places or create_places(args.block_parallel, accelerator.device)
     ranges = choose_ranges(args, model)
@@ -271,6 +262,7 @@ def create_trainer(
         ema=ema,
         clip_grad=args.clip_grad,
         only_head=args.tune == "head",
+        micro_batches=args.micro_batches,
     )
 
 
@@ -310,14 +302,16 @@ def choose_ranges(args: Namespace, model: LocalModel) -> Sequence[range]:
     """
     if args.block_parallel == 1:
         return [range(len(model.blocks))]
-    precision, last = args.mixed_precision or "no", args.calibrate and args.channels_last
-    setting = Setting(args.batch_size, args.opt, precision, channels_last=last)
+    last = args.calibrate and args.channels_last
+    setting = Setting(
+        args.batch_size,
+        args.opt,
+        args.mixed_precision or "no",
+        channels_last=last,
+        micro_batches=args.micro_batches,
+    )
     limits = [budget_bytes(size) for size in args.process_memory or ()]
     return agree(lambda: place(model, setting, args.block_parallel, limits, args.calibrate).ranges)
-
-
-def _averages_vectors(model: LocalModel) -> bool:
-    return any(isinstance(layer, nn.BatchNorm1d) for layer in model.auxiliaries.modules())
 
 
 def create_mixup(args: Namespace, task: Classification, model: LocalModel) -> Mixup | None:
