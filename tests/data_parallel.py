@@ -40,14 +40,16 @@ METHODS = {
     "overlap_dgl": {"method": "overlap_dgl", "head": "narrow"},
 }
 CASES = list(product(METHODS, (1, 2)))
+SLICED = [("man_dgl, paper", 1), ("man_infopro", 2), ("overlap_dgl", 1)]
 PLAIN = [("e2e", 1), ("man_dgl, release", 1), ("man_dgl, paper", 2), ("overlap_dgl", 2)]
 
 
-def train_case(method: str, accumulate: int, plain: bool = False) -> dict:
+def train_case(method: str, accumulate: int, plain: bool = False, slices: int = 1) -> dict:
     """Losses, weights and validation after ``STEPS`` batches; in plain DDP where asked."""
     GradientState._reset_state()
     AcceleratorState._reset_state()
     flags = f"--lr 0.05 --clip-grad 1 --cpu-threads 1 --grad-accum-steps {accumulate}"
+    flags += f" --micro-batches {slices}"
     args = parse_args(flags.split())
     accelerator = create_accelerator(args, Path("unused"))
     rank, world = accelerator.process_index, accelerator.num_processes
@@ -167,6 +169,7 @@ if __name__ == "__main__":
     if AcceleratorState().num_processes > 1:
         results["plain"] = {case: train_case(*case, plain=True) for case in PLAIN}
         results["waits"] = waits()
+        results["sliced"] = {case: train_case(*case, slices=2) for case in SLICED}
     if AcceleratorState().is_main_process:
         torch.save(results, sys.argv[1])
     AcceleratorState().destroy_process_group()

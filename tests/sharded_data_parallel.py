@@ -31,7 +31,7 @@ VIT = {"backbone": "vit_tiny_patch16_224", "patch_size": 4}
 RESNET = {"backbone": "resnet20", "norm_layer": "groupnorm1", "head_norm": "group"}
 CASES: dict[str, tuple[dict[str, Any], str]] = {
     "vit man_dgl": ({**VIT, "method": "man_dgl"}, ""),
-    "vit manpp_dgl": ({**VIT, "method": "manpp_dgl"}, ""),
+    "vit manpp_dgl": ({**VIT, "method": "manpp_dgl"}, "--micro-batches 2"),
     "resnet man_dgl": (
         {**RESNET, "method": "man_dgl", "form": "release"},
         "--grad-accum-steps 2 --clip-grad 1 --model-ema",

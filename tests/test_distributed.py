@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from data_parallel import CASES, PLAIN, STEPS
+from data_parallel import CASES, PLAIN, SLICED, STEPS
 from recipe import ROOT, flags, python, write_images
 
 from man_zoo.training.observe import GRAD_NORM
@@ -42,6 +42,15 @@ def test_averages_that_come_late_change_no_bit(case, results):
     assert plain["wrapped"] == {"DistributedDataParallel"}
     assert torch.equal(late["losses"], plain["losses"])
     assert torch.equal(late["weights"], plain["weights"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SLICED)
+def test_two_processes_in_micro_batches_equal_one_without(case, results):
+    one, two = results[0][case], results[1]["sliced"][case]
+    assert two["wrapped"] == {"Replica"}
+    torch.testing.assert_close(two["losses"], one["losses"], rtol=0, atol=1e-10)
+    torch.testing.assert_close(two["weights"], one["weights"], rtol=0, atol=1e-10)
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ SAME = {
     "e2e": VIT | {"method": "e2e", "k": 1},
     "dgl": VIT | {"method": "dgl"},
     "infopro": VIT | {"method": "infopro", "head_norm": "group"},
+    "overlap_dgl": VIT | {"method": "overlap_dgl"},
     "man_dgl, paper": VIT | {"method": "man_dgl", "form": "paper"},
     "man_dgl, release": CONVNEXT | {"method": "man_dgl", "form": "release", "head_norm": "group"},
 }
@@ -35,7 +36,7 @@ SAME = {
 
 # The network's keywords, the method's, what is recomputed, slices of a batch of 64.
 PLANNED = {
-    "weights": (VIT, "dgl", {}, None, 8),
+    "weights": (VIT, "overlap_dgl", {}, None, 8),
     "activations": ({"backbone": "resnet20"}, "infopro", {}, None, 4),
     "recomputed": ({"backbone": "resnet20"}, "man_dgl", {"form": "release"}, "units", 2),
 }
