@@ -95,7 +95,9 @@ def batches(dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
-def train(model: LocalModel, parallel: BlockParallel | None, dtype, accumulate: int) -> Tensor:
+def train(
+    model: LocalModel, parallel: BlockParallel | None, dtype, accumulate: int, slices: int
+) -> Tensor:
     """Losses ``(STEPS, blocks)``, as far as this process knows them."""
     blocks = parallel.blocks if parallel else model.blocks
     optimizers = [torch.optim.SGD(b.parameters(), 0.05, 0.9, weight_decay=1e-4) for b in blocks]
@@ -110,7 +112,8 @@ def train(model: LocalModel, parallel: BlockParallel | None, dtype, accumulate: 
                 optimizers[j].step()
                 optimizers[j].zero_grad()
 
-        output = one_step(*batch, step=step, update_momentum=update, key=(SEED, number))
+        options = {"key": (SEED, number), "micro_batches": slices}
+        output = one_step(*batch, step=step, update_momentum=update, **options)
         losses.append(output.losses)
     if parallel:
         parallel.finish()
@@ -125,9 +128,10 @@ def own_state(model: LocalModel) -> dict[str, Tensor]:
 def differences(method: str, backbone: str, processes: int, dtype, queue: int, group) -> list:
     """Names of what differs, in the first process; nothing in the others."""
     accumulate = 1 + (processes == 3)  # two batches to an update where there are three
+    slices = 1 + (processes == 4 and method != "predsim")  # a batch in two where there are four
     model = create(method, backbone, dtype)
     parallel = BlockParallel(model, RANGES[processes], group, queue=queue)
-    mine = train(model, parallel, dtype, accumulate), own_state(model)
+    mine = train(model, parallel, dtype, accumulate, slices), own_state(model)
     everyone: list = [None] * processes
     dist.all_gather_object(everyone, mine, group)
     if not parallel.is_first:
@@ -135,7 +139,7 @@ def differences(method: str, backbone: str, processes: int, dtype, queue: int, g
     model = create(method, backbone, dtype)
     for own in RANGES[processes][:-1] if model.links else []:
         model.links[own[-1]] = LateLink(model.links[own[-1]], queue - 1)
-    losses, state = train(model, None, dtype, accumulate), model.state_dict()
+    losses, state = train(model, None, dtype, accumulate, slices), model.state_dict()
     parts = [part for _, part in everyone]
     held = [name for part in parts for name in part]
     return [
