@@ -109,6 +109,13 @@ def test_each_backbone_has_its_own_baseline_once():
     ]
 
 
+def test_checkpointing_has_micro_batches_in_a_line_of_its_own():
+    few = "4 micro-batches"
+    assert names(MODEL, "--micro-batches", "4") == [
+        *(E2E, f"{E2E}, checkpointed", f"{E2E}, checkpointed, {few}", f"{MODEL}, {few}"),
+    ]
+
+
 def test_compiled_lines_follow_the_eager_ones_and_have_a_compiled_baseline():
     contestants = line_up(build_parser().parse_args([MODEL, "--compile"]))
     assert [one.compiled for one in contestants] == [False] * 3 + [True] * 3

@@ -28,6 +28,7 @@ REFUSED = [
     ("--weight-decay", ("-1", "nan"), FROM_0),
     ("--clip-grad", ("-1", "0", "nan"), ABOVE_0),
     ("--grad-accum-steps", ("0",), WHOLE_FROM_1),
+    ("--micro-batches", ("0", "auto"), WHOLE_FROM_1),
     ("--epochs", ("0", "-1", "1.5"), WHOLE_FROM_1),
     ("--warmup-epochs", ("-1", "nan"), FROM_0),
     ("--warmup-lr", ("-1", "nan"), FROM_0),
