@@ -1,6 +1,5 @@
 """Plans side by side with what a practitioner would use instead, as a table and as a picture."""
 
-from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 
@@ -43,14 +42,11 @@ def render(plans: dict[str, Row]) -> str:
     return table(HEADER, [[name, *_cells(plan)] for name, plan in plans.items()])
 
 
-def _cells(row: Row) -> Iterator[str]:
-    local = isinstance(row, Plan)
-    yield str(row.spec.k) if local else "1"
-    yield (row.form or "") if local else ""
-    yield f"{row.peak_gib:.2f}"
-    yield f"{row.memory_ratio:.2f}"
-    yield f"{row.arithmetic_ratio:.2f}"
-    yield _parts(row) if local else ""
+def _cells(row: Row) -> tuple[str, ...]:
+    figures = (f"{row.peak_gib:.2f}", f"{row.memory_ratio:.2f}", f"{row.arithmetic_ratio:.2f}")
+    if isinstance(row, Plan):
+        return str(row.spec.k), row.form or "", *figures, _parts(row)
+    return "1", "", *figures, ""
 
 
 def _parts(plan: Plan) -> str:
@@ -119,9 +115,9 @@ def draw(
         color="grey",
     )
     for (name, row), marker in zip(plans.items(), cycle("*XP<>hvd^s"), strict=False):
-        planned = isinstance(row, Plan)
-        label = f"{name} (K={row.spec.k})" if planned and row.spec.k > 1 else name
-        colour = "black" if planned else "tab:grey"
+        label, colour = name, "tab:grey"
+        if isinstance(row, Plan):
+            label, colour = f"{name} (K={row.spec.k})" if row.spec.k > 1 else name, "black"
         axes.plot(
             row.peak_gib, row.arithmetic_ratio, marker, color=colour, markersize=8, label=label
         )

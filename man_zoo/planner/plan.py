@@ -390,7 +390,8 @@ class Planner:
                 advice = f"a batch of less than {fits + 1}" if fits > 0 else "a smaller backbone"
                 raise ValueError(
                     f"{self.name} with {self.method} does not fit into {budget / GIB:.2f} GiB at "
-                    f"batch {batch}: the least is above {floor / GIB:.2f} GiB, which {takes} alone "
+                    f"batch {batch}{self.setting.in_slices}: the least is above "
+                    f"{floor / GIB:.2f} GiB, which {takes} alone "
                     f"take{'s' if i is not None else ''}; {advice} may fit."
                 )
 
