@@ -4,7 +4,8 @@ A block is an ordinary module with ordinary inputs and outputs, so anything that
 wrap it: DDP, FSDP, torch.compile, a process of its own.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ class LocalBlock(nn.Module):
         output: The auxiliary of blocks 1 .. K-1, or, for block K, the backbone's head.
         criterion: Loss of the head, ``(logits, target) -> scalar``; auxiliaries bring their own.
         undecayed: Parameters without weight decay, of this block and maybe of others.
-        recompute: Indices, within the block, of the units that are recomputed in backward.
+        recompute: Modes of the units that are recomputed in backward, by index within the block.
     """
 
     def __init__(
@@ -29,7 +30,7 @@ class LocalBlock(nn.Module):
         output: nn.Module,
         criterion: Callable[[Tensor, Tensor], Tensor],
         undecayed: Iterable[nn.Parameter] = (),
-        recompute: frozenset[int] = frozenset(),
+        recompute: Mapping[int, str] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self.units = nn.Sequential(*units)
@@ -56,7 +57,7 @@ class LocalBlock(nn.Module):
         """
         h = features.detach()
         for i, unit in enumerate(self.units):
-            h = run(unit, h, recompute=i in self.recompute)
+            h = run(unit, h, recompute=self.recompute.get(i))
         if isinstance(self.output, Auxiliary):
             loss, logits = self.output(h, target, image)
         else:

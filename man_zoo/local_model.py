@@ -76,7 +76,7 @@ class LocalModel(nn.Module):
         self.cuts = choose_cuts(spec.backbone, units.names, spec.k, spec.cuts)
         if spec.base == "auglocal":
             self.cuts = final_cuts(self.cuts, len(units), **spec.head_settings)
-        recompute = choose_recompute(spec.recompute, units.names, len(self.cuts))
+        recompute = choose_recompute(spec.recompute, units.names, units.modules, len(self.cuts))
         # Plain lists: parameters are registered once, in backbone and auxiliaries.
         self.blocks: list[LocalBlock] = []
         self.links: list[MomentumLink] = []
@@ -121,16 +121,16 @@ class LocalModel(nn.Module):
             )
         ]
 
-    def _recomputed(self, units: Units, ranges: Sequence[range]) -> list[frozenset[int]]:
-        """Of every block, the units that are recomputed."""
+    def _recomputed(self, units: Units, ranges: Sequence[range]) -> list[dict[int, str]]:
+        """Of every block, modes of the units that are recomputed."""
         every = UNITS if self.checkpointing else self.spec.recompute
-        chosen, _ = choose_recompute(every, units.names, len(self.cuts))
+        chosen, _ = choose_recompute(every, units.names, units.modules, len(self.cuts))
         return [
-            frozenset(
-                i - own.start
+            {
+                i - own.start: chosen[i]
                 for i in own
                 if i in chosen and not _checkpoints_itself(units.modules[i])
-            )
+            }
             for own in ranges
         ]
 

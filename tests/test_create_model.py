@@ -53,7 +53,7 @@ def test_cuts():
 def test_recomputation():
     model = create("--recompute", "stem", "auxiliaries.1")
     assert [set(block.recompute) for block in model.blocks] == [{0}, set(), set()]
-    assert [auxiliary.momentum.recompute for auxiliary in model.auxiliaries] == [False, True]
+    assert [auxiliary.momentum.recompute for auxiliary in model.auxiliaries] == [None, "all"]
 
 
 def test_method_and_k_win_over_the_name():

@@ -14,14 +14,14 @@ class Auxiliary(nn.Module):
     Args:
         head: A base method's head.
         momentum: MAN's momentum unit in front of it, or the next block's own unit, if any.
-        recompute: Whether the head is recomputed in backward.
+        recompute: Mode in which the head is recomputed in backward, if it is.
     """
 
     def __init__(
         self,
         head: Head,
         momentum: MomentumUnit | SharedUnit | None = None,
-        recompute: bool = False,
+        recompute: str | None = None,
     ) -> None:
         super().__init__()
         self.momentum = nn.Identity() if momentum is None else momentum

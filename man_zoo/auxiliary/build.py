@@ -1,6 +1,7 @@
 """All auxiliaries of a split network, from its spec."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from timm.layers import Format
@@ -24,7 +25,7 @@ def build_auxiliaries(
     input_size: tuple[int, int, int],
     num_classes: int,
     criterion: Callable[[Tensor, Tensor], Tensor],
-    recompute: frozenset[int] = frozenset(),
+    recompute: Mapping[int, str] = MappingProxyType({}),
 ) -> list[Auxiliary]:
     """One auxiliary for each block but the last.
 
@@ -36,7 +37,7 @@ def build_auxiliaries(
         input_size: ``(channels, height, width)`` of the image.
         num_classes: Classes of the task.
         criterion: Classification loss.
-        recompute: Indices of the auxiliaries that are recomputed in backward.
+        recompute: Modes of the auxiliaries that are recomputed in backward, by index.
 
     Raises:
         ValueError: If a block has too few units for the momentum unit of the one before.
@@ -55,7 +56,7 @@ def build_auxiliaries(
             num_classes,
             criterion,
             place=(j, len(cuts)),
-            recompute=j in recompute,
+            recompute=recompute.get(j),
         )
         for j, cut in enumerate(cuts)
     ]
@@ -71,7 +72,7 @@ def build_auxiliary(
     criterion: Callable[[Tensor, Tensor], Tensor],
     *,
     place: tuple[int, int],
-    recompute: bool = False,
+    recompute: str | None = None,
 ) -> Auxiliary:
     """The auxiliary of a block that ends after unit ``cut``.
 
@@ -84,7 +85,7 @@ def build_auxiliary(
         num_classes: Classes of the task.
         criterion: Classification loss.
         place: Which auxiliary it is, from 0, and how many there are.
-        recompute: Whether it is recomputed in backward.
+        recompute: Mode in which it is recomputed in backward, if it is.
     """
     widths = tuple(_channels(shape, units) for shape in shapes)
     momentum: MomentumUnit | SharedUnit | None = None

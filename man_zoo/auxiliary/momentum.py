@@ -76,7 +76,7 @@ class MomentumUnit(nn.Module):
         settings: Form and ablations.
         units: For fresh initial weights and the layout.
         channels: Output channels of the last source unit.
-        recompute: Whether each copy is recomputed in backward, one after the other.
+        recompute: Mode in which each copy is recomputed in backward, one after the other.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class MomentumUnit(nn.Module):
         settings: MomentumSettings,
         units: Units,
         channels: int,
-        recompute: bool = False,
+        recompute: str | None = None,
     ) -> None:
         super().__init__()
         self.recompute = recompute

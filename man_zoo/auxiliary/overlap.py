@@ -19,12 +19,12 @@ class SharedUnit(nn.Module):
 
     Args:
         unit: The unit.
-        recompute: Whether it is recomputed in backward here.
+        recompute: Mode in which it is recomputed in backward here, if it is.
     """
 
     unit: nn.Module
 
-    def __init__(self, unit: nn.Module, recompute: bool = False) -> None:
+    def __init__(self, unit: nn.Module, recompute: str | None = None) -> None:
         super().__init__()
         # Hidden from nn.Module: the next block owns it, and a checkpoint holds its weights once.
         object.__setattr__(self, "unit", unit)

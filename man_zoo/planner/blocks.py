@@ -6,8 +6,8 @@ units run backward.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from operator import add
 
@@ -22,13 +22,13 @@ class Split:
 
     Args:
         cuts: Last unit of blocks 1 .. K-1.
-        units: Units that are recomputed.
-        auxiliaries: Auxiliaries that are recomputed.
+        units: Modes of the units that are recomputed.
+        auxiliaries: Modes of the auxiliaries that are recomputed.
     """
 
     cuts: tuple[int, ...] = ()
-    units: frozenset[int] = frozenset()
-    auxiliaries: frozenset[int] = frozenset()
+    units: Mapping[int, str] = field(default_factory=dict, hash=False)
+    auxiliaries: Mapping[int, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def cost_of(model: CostModel, split: Split) -> Cost:
     count = len(split.cuts)
     return Cost(
         tuple(
-            block_cost(model, block, (j, count), split.units, j in split.auxiliaries)
+            block_cost(model, block, (j, count), split.units, split.auxiliaries.get(j))
             for j, block in enumerate(block_ranges(split.cuts, len(model.units)))
         )
     )
@@ -146,8 +146,8 @@ def block_cost(
     model: CostModel,
     block: range,
     place: tuple[int, int],
-    recomputed: frozenset[int],
-    auxiliary: bool,
+    recomputed: Mapping[int, str | None],
+    auxiliary: str | None,
 ) -> RunCost:
     """What one block costs.
 
@@ -155,13 +155,13 @@ def block_cost(
         model: Of the pieces.
         block: Its units.
         place: Which block it is, from 0, and how many auxiliaries there are.
-        recomputed: Units that are recomputed.
-        auxiliary: Whether its auxiliary is.
+        recomputed: Modes of the units that are recomputed.
+        auxiliary: That of its auxiliary, if it is.
     """
     start, end = block[0], block[-1]
     last = end == len(model.units) - 1
     output = model.output(end, place, auxiliary)
-    units = [model.unit(i, first=i == start, recompute=i in recomputed) for i in block]
+    units = [model.unit(i, first=i == start, recompute=recomputed.get(i)) for i in block]
     passes, steps = _turn(model, block, units, output)
     ends = model.head_resident if last else model.auxiliary_resident(end, place)
     return RunCost(

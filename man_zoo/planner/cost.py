@@ -175,13 +175,13 @@ class CostModel:
 
     # Pieces ---------------------------------------------------------------------------------------
 
-    def unit(self, i: int, *, first: bool, recompute: bool) -> Piece:
+    def unit(self, i: int, *, first: bool, recompute: str | None) -> Piece:
         """Cost of unit ``i``.
 
         Args:
             i: Its index.
             first: Whether it begins a block: no gradient is asked of its input then.
-            recompute: Whether it is recomputed in backward.
+            recompute: Mode in which it is recomputed in backward, if it is.
         """
         shared = first and self.shared_bytes(i) > 0
         return _remember(
@@ -190,7 +190,26 @@ class CostModel:
             lambda: self._unit(i, first, recompute, shared),
         )
 
-    def _unit(self, i: int, first: bool, recompute: bool, shared: bool) -> Piece:
+    def worthwhile(
+        self, i: int, first: bool, modes: Sequence[str | None]
+    ) -> list[tuple[str | None, Piece]]:
+        """Modes of unit ``i``, with their costs, but those that save nothing over one before."""
+        shared = first and self.shared_bytes(i) > 0
+        return _remember(
+            self._of_units, (i, first, modes, shared), lambda: self._worthwhile(i, first, modes)
+        )
+
+    def _worthwhile(
+        self, i: int, first: bool, modes: Sequence[str | None]
+    ) -> list[tuple[str | None, Piece]]:
+        kept: list[tuple[str | None, Piece]] = []
+        for mode in modes:
+            piece = self.unit(i, first=first, recompute=mode)
+            if not any(other.beats(piece) for _, other in kept):
+                kept.append((mode, piece))
+        return kept
+
+    def _unit(self, i: int, first: bool, recompute: str | None, shared: bool) -> Piece:
         module = self.units.modules[i]
         x = self._features[i - 1] if i else self._images
 
@@ -208,13 +227,13 @@ class CostModel:
             lambda: self._measure(key, module, real, forward, x, not first, gradients=shared),
         )
 
-    def output(self, cut: int, place: tuple[int, int], recompute: bool) -> Piece:
+    def output(self, cut: int, place: tuple[int, int], recompute: str | None) -> Piece:
         """Cost of what ends a block after unit ``cut``: the head at the last unit, else auxiliary.
 
         Args:
             cut: Index of the block's last unit.
             place: Which auxiliary it is, from 0, and how many there are.
-            recompute: Whether an auxiliary is recomputed in backward.
+            recompute: Mode in which an auxiliary is recomputed in backward, if it is.
         """
         if cut == len(self.units) - 1:
             return _remember(self._of_units, "head", self._head)
@@ -236,7 +255,7 @@ class CostModel:
         key = (_signature(head), h.shape, h.dtype, type(self.criterion))
         return self._measure(key, head, real, forward, h)
 
-    def _output(self, cut: int, place: tuple[int, int], recompute: bool) -> Piece:
+    def _output(self, cut: int, place: tuple[int, int], recompute: str | None) -> Piece:
         h, compares = self._features[cut], self._auxiliary(cut, place).compares
         check_micro_batches(self.setting.micro_batches, compares, self.spec.method)
         shared = self.units.modules[cut + 1 : cut + 2] if self.spec.overlaps else ()
@@ -269,11 +288,13 @@ class CostModel:
         def make() -> Auxiliary:
             # Not on fake tensors: they cannot be copied, and momentum units copy.
             with torch.device("meta"):
-                return self._build(self._meta_units, cut, place, recompute=False)
+                return self._build(self._meta_units, cut, place, recompute=None)
 
         return _remember(self._of_auxiliaries, (cut, place), make)
 
-    def _build(self, units: Units, cut: int, place: tuple[int, int], recompute: bool) -> Auxiliary:
+    def _build(
+        self, units: Units, cut: int, place: tuple[int, int], recompute: str | None
+    ) -> Auxiliary:
         return build_auxiliary(
             units,
             self.shapes,

@@ -52,6 +52,18 @@ class Piece:
         """What a plan keeps small: seconds, or arithmetic where nobody timed it."""
         return self.seconds or self.flops
 
+    def beats(self, other: "Piece") -> bool:
+        """Whether it costs no more than the other in any way."""
+        return (
+            self.work <= other.work
+            and self.saved <= other.saved
+            and self.output <= other.output
+            and self.saves_input <= other.saves_input
+            and self.forward_peak <= other.forward_peak
+            and self.backward_peak <= other.backward_peak
+            and self.held_peak <= other.held_peak
+        )
+
 
 def measure_bytes(
     module: nn.Module,

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..auxiliary.auglocal import final_cuts
 from ..auxiliary.momentum import FORMS
 from ..families import list_units
-from ..recompute import AUXILIARIES, choose_recompute
+from ..recompute import AUXILIARIES, choose_recompute, modes_of, recompute_name
 from ..spec import END_TO_END, LocalSpec, make_spec
 from ..split import choose_cuts
 from .blocks import Cost, Split, cost_of, most_blocks
@@ -28,6 +28,8 @@ from .spread import Spread
 BALANCED = "balanced"
 # More blocks than this cost arithmetic and no longer save memory: auxiliaries are what is left.
 MOST_BLOCKS = 16
+# What a plan may choose for an auxiliary; each is measured at every cut.
+AUXILIARY_MODES = ("selective", "stepwise", "sparing")
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ class Planner:
         self.keywords, self.input_size, self.setting = dict(keywords), input_size, setting
         self.criterion = criterion
         units = list_units(backbone)
-        self.names, self.tokens = units.names, units.layout.format is Format.NLC
+        self.names, self.modules = units.names, units.modules
+        self.tokens = units.layout.format is Format.NLC
         self._models: dict[str | None, CostModel] = {}
         self._end_to_end_cost: Cost | None = None
 
@@ -202,8 +205,11 @@ class Planner:
 
     def _plan(self, form: str | None, split: Split) -> Plan:
         model = self._model(form)
-        recompute = [self.names[i] for i in sorted(split.units)]
-        recompute += [f"{AUXILIARIES}.{j}" for j in sorted(split.auxiliaries)]
+        recompute = [recompute_name(self.names[i], split.units[i]) for i in sorted(split.units)]
+        recompute += [
+            recompute_name(f"{AUXILIARIES}.{j}", split.auxiliaries[j])
+            for j in sorted(split.auxiliaries)
+        ]
         spec = replace(
             self._spec(form, len(split.cuts) + 1),
             cuts=tuple(self.names[cut] for cut in split.cuts),
@@ -215,7 +221,7 @@ class Planner:
 
     def end_to_end(self, recompute: str | Sequence[str] | None = None) -> Plan:
         """The backbone as one block, units recomputed or not."""
-        units, _ = choose_recompute(recompute, self.names, 0)
+        units, _ = self._recompute(recompute, 0)
         return self._end_to_end(Split(units=units))
 
     def _end_to_end(self, split: Split) -> Plan:
@@ -238,7 +244,7 @@ class Planner:
         spec = self._spec(form)
         if spec.base == "auglocal":
             indices = final_cuts(indices, len(self.names), **spec.head_settings)
-        units, auxiliaries = choose_recompute(recompute, self.names, len(indices))
+        units, auxiliaries = self._recompute(recompute, len(indices))
         return self._plan(form, Split(indices, units, auxiliaries))
 
     def balanced(
@@ -319,15 +325,13 @@ class Planner:
         if processes > (k or len(self.names)):
             have = f"k={k}" if k else f"{self.name} has {len(self.names)} units"
             raise ValueError(f"{processes} processes need a block each, but {have}.")
-        units, auxiliaries = choose_recompute(recompute, self.names, 1)
-        ways = Spread(
-            self._model(form), each_limit(limits, processes), units, auxiliaries=bool(auxiliaries)
-        )
+        units, auxiliaries = self._recompute(recompute, 1)
+        ways = Spread(self._model(form), each_limit(limits, processes), units, auxiliaries.get(0))
         ks = (k,) if k else range(fewest, min(max(fewest, MOST_BLOCKS), len(self.names)) + 1)
         chain = ways.cut(ks, self.names)
         cuts = tuple(cut for run in chain for cut in run.cuts)[:-1]
-        every = range(len(cuts)) if auxiliaries else ()
-        return self._plan(form, Split(cuts, units, frozenset(every)))
+        every = dict.fromkeys(range(len(cuts)), auxiliaries[0]) if auxiliaries else {}
+        return self._plan(form, Split(cuts, units, every))
 
     def checkpointed_within(self, budget: int) -> Plan | None:
         """End to end within ``budget`` bytes, units recomputed as needed; ``None`` if it cannot."""
@@ -373,11 +377,16 @@ class Planner:
 
     def _choices(self, ks: tuple[int, ...], recompute: str | Sequence[str] | None) -> Choices:
         if recompute is None:
-            return Choices(ks, ((False, True),) * len(self.names), (False, True))
-        units, auxiliaries = choose_recompute(recompute, self.names, 1)
-        return Choices(
-            ks, tuple((i in units,) for i in range(len(self.names))), (bool(auxiliaries),)
-        )
+            free = tuple((None, *modes_of(module)) for module in self.modules)
+            return Choices(ks, free, (None, *AUXILIARY_MODES))
+        units, auxiliaries = self._recompute(recompute, 1)
+        every = range(len(self.names))
+        return Choices(ks, tuple((units.get(i),) for i in every), (auxiliaries.get(0),))
+
+    def _recompute(
+        self, recompute: str | Sequence[str] | None, auxiliaries: int
+    ) -> tuple[dict[int, str], dict[int, str]]:
+        return choose_recompute(recompute, self.names, self.modules, auxiliaries)
 
     def _refuse(self, budget: int, choices: Choices) -> None:
         """Raises ``ValueError`` where one unit alone is too much: no need to search."""

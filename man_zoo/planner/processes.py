@@ -89,7 +89,9 @@ def place(
     costs = CostModel(
         model.backbone, model.spec, model.input_size, setting, model.criterion, clock=clock
     )
-    chosen = choose_recompute(model.spec.recompute, model.unit_names, len(model.cuts))
+    chosen = choose_recompute(
+        model.spec.recompute, model.unit_names, costs.units.modules, len(model.cuts)
+    )
     return assign(cost_of(costs, Split(model.cuts, *chosen)).blocks, processes, limits)
 
 

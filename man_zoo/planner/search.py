@@ -10,17 +10,20 @@ room: that is how an impossible limit is told in a moment, and how the least mem
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from ..split import block_ranges
 from .blocks import (
     Split,
     backward_peak,
     beside,
+    block_cost,
     cost_of,
     inner_ends,
     output_bytes,
     shortest_next,
+    together,
 )
 from .cost import CostModel
 
@@ -38,13 +41,13 @@ class Choices:
 
     Args:
         ks: Numbers of blocks.
-        units: For every unit, whether it may be recomputed: ``(False,)``, ``(True,)`` or both.
+        units: For every unit the modes in which it may be recomputed; ``None`` is not at all.
         auxiliaries: The same for auxiliaries.
     """
 
     ks: tuple[int, ...]
-    units: tuple[tuple[bool, ...], ...]
-    auxiliaries: tuple[bool, ...]
+    units: tuple[tuple[str | None, ...], ...]
+    auxiliaries: tuple[str | None, ...]
 
 
 class _Run(NamedTuple):
@@ -59,14 +62,14 @@ class _Run(NamedTuple):
     entry: int
     saves_input: bool
     unit: int = -1
-    recompute: bool = False
+    recompute: str | None = None
     rest: "_Run | None" = None
 
-    def recomputed(self) -> Iterable[int]:
+    def recomputed(self) -> Iterable[tuple[int, str]]:
         run: _Run | None = self
         while run is not None:
-            if run.recompute:
-                yield run.unit
+            if run.recompute is not None:
+                yield run.unit, run.recompute
             run = run.rest
 
 
@@ -77,7 +80,7 @@ class _Block(NamedTuple):
     end: int
     work: float
     run: _Run
-    auxiliary: bool
+    auxiliary: str | None
 
 
 class _Path(NamedTuple):
@@ -96,8 +99,8 @@ class _Path(NamedTuple):
             path = path.before
         return Split(
             cuts=tuple(block.end for block in blocks[:-1]),
-            units=frozenset(i for block in blocks for i in block.run.recomputed()),
-            auxiliaries=frozenset(j for j, block in enumerate(blocks) if block.auxiliary),
+            units=dict(item for block in blocks for item in block.run.recomputed()),
+            auxiliaries={j: block.auxiliary for j, block in enumerate(blocks) if block.auxiliary},
         )
 
 
@@ -127,7 +130,28 @@ def cheapest(model: CostModel, limit: int, choices: Choices) -> Split | None:
         if paths:
             most, fewest = paths[0].resident, paths[-1].resident
             shares.extend((most, fewest, (most + fewest) // 2))
-    return min(found, key=lambda path: path.work).split() if found else roomiest.split()
+    path = min(found, key=lambda path: path.work, default=roomiest)
+    return _relaxed(model, limit, choices, path.split())
+
+
+def _relaxed(model: CostModel, limit: int, choices: Choices, split: Split) -> Split:
+    """Every unit in the first of its modes that fits and takes no more work.
+
+    The search weighs work alone, and takes a mode that costs none wherever it saves a byte.
+    """
+    kept, count = together(cost_of(model, split).blocks).kept, len(split.cuts)
+    units: dict[int, str | None] = dict(split.units)
+    for j, block in enumerate(block_ranges(split.cuts, len(model.units))):
+        for i in block:
+            pieces = dict(model.worthwhile(i, i == block.start, choices.units[i]))
+            most = pieces[units.get(i)].work
+            for mode in (mode for mode, piece in pieces.items() if piece.work <= most):
+                trial = units | {i: mode}
+                cost = block_cost(model, block, (j, count), trial, split.auxiliaries.get(j))
+                if kept + (cost.later if j else cost.turn) <= limit:
+                    units = trial
+                    break
+    return replace(split, units={i: mode for i, mode in units.items() if mode is not None})
 
 
 def least(model: CostModel, choices: Choices) -> Split | None:
@@ -229,7 +253,7 @@ def _blocks_ending(
     """The cheapest block from every start to ``end`` that fits into ``limit``."""
     best: dict[int, _Block] = {}
     last = end == len(model.units) - 1
-    for auxiliary in (False,) if last else choices.auxiliaries:
+    for auxiliary in (None,) if last else choices.auxiliaries:
         output = model.output(end, (0, 2), auxiliary)
         saves_input = output.saves_input or not last  # the next block's features
         room, entry = limit - output.backward_peak, limit - output.forward_peak
@@ -263,7 +287,7 @@ def _extend(
     first: bool,
     limit: int,
     spare: int,
-    choices: Sequence[bool],
+    choices: Sequence[str | None],
 ) -> list[_Run]:
     """Runs with unit ``i`` in front, in no order.
 
@@ -271,8 +295,7 @@ def _extend(
     cheapest in front: once its own peak is what bounds the room, those after it are only dearer.
     """
     longer = []
-    for recompute in choices:
-        unit = model.unit(i, first=first, recompute=recompute)
+    for recompute, unit in model.worthwhile(i, first, choices):
         most = spare - backward_peak(model, unit, i, end)
         entry = limit - unit.forward_peak
         if min(most, entry) < 0:

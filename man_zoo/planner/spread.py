@@ -1,6 +1,6 @@
 """The cuts themselves, where they are free: blocks made for the processes that will train them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .blocks import RunCost, block_cost, inner_ends, shortest_next
@@ -29,16 +29,16 @@ class Spread:
     Args:
         model: Costs of the pieces.
         limits: Bytes of every process, maybe infinite.
-        recomputed: Units that are recomputed.
-        auxiliaries: Whether the auxiliaries are.
+        recomputed: Modes of the units that are recomputed.
+        auxiliaries: That of the auxiliaries, if they are.
     """
 
     def __init__(
         self,
         model: CostModel,
         limits: Sequence[float],
-        recomputed: frozenset[int],
-        auxiliaries: bool,
+        recomputed: Mapping[int, str],
+        auxiliaries: str | None,
     ) -> None:
         self.model, self.limits = model, limits
 
