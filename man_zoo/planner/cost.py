@@ -380,8 +380,9 @@ class CostModel:
     def _measured_optimizer(self, module: nn.Module) -> OptimizerCost:
         setting = self.setting
         with self._mode:
-            fake = without_data(module, "cpu", setting.memory_format)
-            return optimizer_cost(fake, setting.opt, setting.opt_kwargs, setting.device)
+            if any(p.is_meta for p in module.parameters()):
+                module = self._fake(module)
+            return optimizer_cost(module, setting.opt, setting.opt_kwargs, setting.device)
 
     @cached_property
     def _steps_at_once(self) -> bool:
