@@ -1,4 +1,4 @@
-"""What a CUDA device does differently, done on fake tensors of the CPU: for plans and for the meter.
+"""What a CUDA device does differently, done on fake tensors of the CPU: for planner and meter.
 
 No backward pass runs on fake CUDA tensors where there is no such device (torch 2.14), so the
 tensors are the CPU's and what decides over memory is made the same:
