@@ -21,22 +21,25 @@ CLASSES = 10
 # Small members of the families, and the side of their images.
 BACKBONES = {
     "resnet20": 32,
+    "resnet10t": 64,
     "resnet18": 64,
-    "resnet26d": 64,
-    "seresnet50": 64,
-    "resnetv2_50": 64,
-    "nf_resnet50": 64,
+    "seresnet18": 64,
+    "resnetv2_18": 64,
+    "nf_resnet26": 64,
     "regnety_002": 64,
-    "densenet121": 64,
+    "densenet121": 32,
     "vgg11_bn": 64,
-    "efficientnet_b0": 64,
-    "mobilenetv3_small_100": 64,
+    "hgnetv2_b0": 64,
+    "ese_vovnet19b_dw": 64,
+    "efficientnet_lite0": 64,
+    "mobilenetv3_small_050": 64,
     "convnext_atto": 64,
-    "convnext_tiny": 64,
+    "mambaout_femto": 64,
     "mixer_s32_224": 224,
     "swin_tiny_patch4_window7_224": 224,
     "vit_tiny_patch16_224": 224,
-    "deit_small_patch16_224": 224,
+    "eva02_tiny_patch14_224": 224,
+    "vit_relpos_small_patch16_224": 224,
 }
 METHODS = ("dgl", "infopro", "predsim", "man_dgl", "man_infopro", "manpp_dgl")
 # What a step can be, a list of choices each; a dimension of Setting is one more line.
@@ -113,10 +116,8 @@ def check(one: Combination) -> Outcome:
         backbone = timm.create_model(one.backbone, num_classes=CLASSES)
     planner = Planner(backbone, one.backbone, one.method, {}, (3, size, size), one.setting)
     plan = planner.cuts(one.k, **one.keywords)
-    fixed = backbone.default_cfg.get("fixed_input_size")
-    size_keyword = {} if fixed else {"img_size": size}
     model = localize(
-        one.backbone, one.method, one.k, num_classes=CLASSES, **size_keyword, **one.keywords
+        one.backbone, one.method, one.k, num_classes=CLASSES, img_size=size, **one.keywords
     )
     model.train().to(memory_format=one.setting.memory_format)
     return Outcome(one, plan.cost.peak, live_cost(model, one.setting).peak_bytes)
@@ -139,17 +140,13 @@ def render(outcomes: Sequence[Outcome]) -> str:
 def page(outcomes: Sequence[Outcome], command: str) -> str:
     """The same as a Markdown page that says how it was made."""
     rows = [HEADER, ["---"] * len(HEADER), *(_cells(one) for one in outcomes)]
-    lines = [f"| {' | '.join(row)} |" for row in rows]
+    made = (
+        "Random training steps, each planned from its pieces and then run whole on fake tensors, "
+        f"by `{command}` (timm {timm.__version__}, torch {torch.__version__}). "
+    )
+    lines = (f"| {' | '.join(row)} |" for row in rows)
     return "\n".join(
-        [
-            "# The planner against the meter",
-            "",
-            "Random training steps, each planned from its pieces and then run whole on fake tensors, "
-            f"by `{command}` (timm {timm.__version__}, torch {torch.__version__}). {summary(outcomes)}",
-            "",
-            *lines,
-            "",
-        ]
+        ["# The planner against the meter", "", made + summary(outcomes), "", *lines, ""]
     )
 
 

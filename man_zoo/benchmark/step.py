@@ -126,6 +126,9 @@ class Training:
 def live_cost(model: LocalModel, setting: Setting) -> StepCost:
     """Peak of live tensors and arithmetic of a step, on fake tensors; the model stays as it was."""
     average = ModelEmaV3(model.backbone) if setting.model_ema else None
-    with fake((model, average)) as (model, average), acting_as(setting.device):
+    weights = average.module if average is not None else None
+    with fake((model, weights)) as (model, weights), acting_as(setting.device):
+        if average is not None:
+            average.module = weights
         training = Training(model, setting, average)
         return measure(training.step, resident=training.resident)
