@@ -54,6 +54,7 @@ def build_parser(program: str | None = None) -> ArgumentParser:
         help="time the pieces on the device at hand, kept in "
         "$MAN_ZOO_CACHE or ~/.cache/torch/man_zoo: the fastest in seconds, not in arithmetic",
     )
+    add(
         "--device", choices=DEVICES, default="cuda", help="whose autocast, attention and optimizers"
     )
     add("--grad-accum-steps", type=positive, default=1, metavar="N", help="batches to one update; "

@@ -43,8 +43,10 @@ class RunCost:
         target: Of the target.
         image: Of the un-normalised images, where an auxiliary looks at them.
         source: Of what the block before copies again after every step.
-        turn: Most bytes alive while the blocks have their turns, what is named above left out.
+        turn: Most bytes alive in forward and backward of a block, what is named above left out.
         later: The same after other blocks of the process: the input is no longer kept for long.
+        steps: Most bytes alive while a block's optimizer steps, what is named above left out.
+        accumulated: Of the gradients among ``resident`` that go when the optimizers have stepped.
         seconds: Of a step, where the pieces were timed.
     """
 
@@ -57,6 +59,8 @@ class RunCost:
     source: int
     turn: int
     later: int
+    steps: int
+    accumulated: int
     seconds: float = 0.0
 
     def __add__(self, following: RunCost) -> RunCost:
@@ -70,6 +74,8 @@ class RunCost:
             source=self.source,
             turn=max(self.turn, following.later),
             later=max(self.later, following.later),
+            steps=max(self.steps, following.steps - self.accumulated),
+            accumulated=self.accumulated + following.accumulated,
             seconds=self.seconds + following.seconds,
         )
 
@@ -91,16 +97,29 @@ def together(blocks: Sequence[RunCost]) -> RunCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a split, block by block."""
+    """Of a split, block by block.
+
+    Args:
+        blocks: In order.
+        batches: To one update.
+    """
 
     blocks: tuple[RunCost, ...]
+    batches: int = 1
 
     @cached_property
     def peaks(self) -> tuple[int, ...]:
         """Most bytes alive in each block's turn, in one process that holds all of them."""
-        first, *later = self.blocks
-        kept = together(self.blocks).kept
-        return tuple(kept + turn for turn in [first.turn, *(block.later for block in later)])
+        every, before, peaks = together(self.blocks), 0, []
+        for j, block in enumerate(self.blocks):
+            after = every.accumulated - before - block.accumulated
+            # Of two batches, the first has no gradients of later blocks yet, and the last none of
+            # earlier ones any more; between them there are all.
+            missing = min(before, after) if self.batches == 2 else 0
+            turn = (block.later if j else block.turn) - missing
+            peaks.append(every.kept + max(turn, block.steps - before))
+            before += block.accumulated
+        return tuple(peaks)
 
     @property
     def flops(self) -> tuple[int, ...]:
@@ -135,7 +154,8 @@ def cost_of(model: CostModel, split: Split) -> Cost:
         tuple(
             block_cost(model, block, (j, count), split.units, j in split.auxiliaries)
             for j, block in enumerate(block_ranges(split.cuts, len(model.units)))
-        )
+        ),
+        model.setting.grad_accum_steps,
     )
 
 
@@ -169,8 +189,10 @@ def block_cost(
         target=model.target_bytes,
         image=0 if last else model.restored_bytes(end, place),
         source=model.source_bytes(start),
-        turn=max(passes, steps),
-        later=max(input_bytes(model, start) + passes, steps),
+        turn=passes,
+        later=input_bytes(model, start) + passes,
+        steps=steps,
+        accumulated=model.accumulated(block, end, place),
         seconds=output.seconds + sum(unit.seconds for unit in units),
     )
 

@@ -359,10 +359,24 @@ class CostModel:
             module: Whose weights.
             averaged: Whether an average of them is kept.
         """
-        learning = sum(bytes_of(p) for p in module.parameters() if p.requires_grad)
-        gradients = learning if self.setting.keeps_gradients else 0
+        gradients = self._gradients(module) if self.setting.keeps_gradients else 0
         weights = self._weights(module)
         return weights * (1 + averaged) + self._optimizer(module).state + gradients
+
+    def accumulated(self, block: range, end: int, place: tuple[int, int]) -> int:
+        """Bytes of a block's gradients, where they live until its optimizer has stepped.
+
+        DDP's buckets live on.
+        """
+        if self.setting.processes > 1 or not self.setting.keeps_gradients:
+            return 0
+        last = end == len(self.units) - 1
+        ends = self.units.head if last else self._auxiliary(end, place)
+        return self._gradients(ends) + sum(self._gradients(self.units.modules[i]) for i in block)
+
+    @staticmethod
+    def _gradients(module: nn.Module) -> int:
+        return sum(bytes_of(p) for p in module.parameters() if p.requires_grad)
 
     @staticmethod
     def _weights(module: nn.Module) -> int:
