@@ -1,4 +1,4 @@
-"""Fake CPU tensors that act as a CUDA device's, against torch's own CUDA autocast and known sizes."""
+"""Fake CPU tensors that act as a CUDA device's, against torch's own autocast and known sizes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

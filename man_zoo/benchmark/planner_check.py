@@ -27,7 +27,6 @@ BACKBONES = {
     "resnetv2_18": 64,
     "nf_resnet26": 64,
     "regnety_002": 64,
-    "densenet121": 32,
     "vgg11_bn": 64,
     "hgnetv2_b0": 64,
     "ese_vovnet19b_dw": 64,
