@@ -1,9 +1,23 @@
 """The planner against the meter: each thing that a step can be, where it decides over the peak."""
 
-import pytest
+from pathlib import Path
 
+import pytest
+import torch
+import torch.distributed as dist
+from accelerate.state import AcceleratorState, GradientState
+
+import man_zoo
 from man_zoo.benchmark.planner_check import Combination, check
-from man_zoo.planner import Setting
+from man_zoo.benchmark.step import Training
+from man_zoo.meter import LiveBytes
+from man_zoo.parallel.data_parallel import PlainReplica
+from man_zoo.planner import Planner, Setting
+from man_zoo.runs.config import parse_args
+from man_zoo.runs.model import step_setting
+from man_zoo.tasks import Classification
+from man_zoo.training.setup import create_accelerator
+from man_zoo.training.trainer import create_trainer
 
 CASES = {
     "an output that nobody saves": ("nf_resnet26", "dgl", Setting(4)),
@@ -28,3 +42,61 @@ def test_the_plan_is_the_step(name) -> None:
     backbone, method, setting = CASES[name]
     outcome = check(Combination(backbone, method, 2, None, setting))
     assert outcome.planned == pytest.approx(outcome.metered, rel=0.01)
+
+
+@pytest.fixture
+def on_cpu(monkeypatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    GradientState._reset_state()
+    AcceleratorState._reset_state(True)
+
+
+FLAGS = {
+    "accumulation, average, mixup": ["--grad-accum-steps", "2", "--model-ema", "--mixup", "0.5"],
+    "AdamW, bf16": ["--opt", "adamw", "--mixed-precision", "bf16"],
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_the_plan_of_a_runs_flags_is_its_trainers_step(on_cpu, name) -> None:
+    words = ["--model", "resnet18", "--method", "dgl", "--k", "2", "--cuts", "even"]
+    args = parse_args([*words, "--batch-size", "4", "--cpu-threads", "1", *FLAGS[name]])
+    accelerator = create_accelerator(args, Path("unused"))
+    model = man_zoo.localize("resnet18", "dgl", 2, cuts="even", num_classes=10, img_size=64)
+    planner = Planner(model.backbone, "resnet18", "dgl", {}, (3, 64, 64), step_setting(args))
+    trainer = create_trainer(args, accelerator, Classification(10), model, batches=4)
+    trainer.start_epoch(0)
+    with LiveBytes().track(model, trainer.ema, *trainer.optimizers) as live:
+        for batch in range(4):
+            if batch == 2:
+                live.reset_peak()
+            images = torch.randn(4, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+            trainer.observer.begin(trainer.updates + 1, False)
+            trainer.train_batch(images, torch.randint(10, (4,)))
+            del images
+    assert planner.cuts(2, "even").cost.peak == pytest.approx(live.peak, rel=0.03)
+
+
+def test_the_buckets_of_data_parallelism_are_counted(tmp_path) -> None:
+    setting = Setting(4, device="cpu", processes=2)
+    model = man_zoo.localize("resnet18", "dgl", 2, cuts="even", num_classes=10, img_size=64)
+    plan = Planner(model.backbone, "resnet18", "dgl", {}, (3, 64, 64), setting).cuts(2, "even")
+    # Buckets are as large however many processes there are.
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        training = Training(model.train(), setting)
+        training.forwards = [PlainReplica(block) for block in model.blocks]
+        with LiveBytes().track(*training.resident) as live:
+            training.step()
+            live.reset_peak()
+            training.step()
+    finally:
+        dist.destroy_process_group()
+    assert plan.cost.peak == pytest.approx(live.peak, rel=0.03)
+
+
+def test_localize_plans_for_the_step_that_is_meant() -> None:
+    keywords = {"method": "dgl", "k": 3, "num_classes": 10, "img_size": 64, "batch_size": 8}
+    with pytest.raises(ValueError, match="does not fit"):
+        man_zoo.localize("resnet10t", memory_budget="60MiB", grad_accum_steps=2, **keywords)
+    man_zoo.localize("resnet10t", memory_budget="60MiB", **keywords)
