@@ -47,6 +47,7 @@ class RunCost:
         later: The same after other blocks of the process: the input is no longer kept for long.
         steps: Most bytes alive while a block's optimizer steps, what is named above left out.
         accumulated: Of the gradients among ``resident`` that go when the optimizers have stepped.
+        first: As ``later``, in the first batch of an update: less what gradients are still to come.
         seconds: Of a step, where the pieces were timed.
     """
 
@@ -61,6 +62,7 @@ class RunCost:
     later: int
     steps: int
     accumulated: int
+    first: int
     seconds: float = 0.0
 
     def __add__(self, following: RunCost) -> RunCost:
@@ -76,6 +78,7 @@ class RunCost:
             later=max(self.later, following.later),
             steps=max(self.steps, following.steps - self.accumulated),
             accumulated=self.accumulated + following.accumulated,
+            first=max(self.first, following.first),
             seconds=self.seconds + following.seconds,
         )
 
@@ -113,10 +116,11 @@ class Cost:
         every, before, peaks = together(self.blocks), 0, []
         for j, block in enumerate(self.blocks):
             after = every.accumulated - before - block.accumulated
-            # Of two batches, the first has no gradients of later blocks yet, and the last none of
-            # earlier ones any more; between them there are all.
-            missing = min(before, after) if self.batches == 2 else 0
-            turn = (block.later if j else block.turn) - missing
+            turn = block.later if j else block.turn
+            if self.batches == 2:
+                # The first has no gradients of later blocks yet, and the last none of earlier
+                # ones any more; of more batches, one between them has all.
+                turn = max(turn - before, block.first - after)
             peaks.append(every.kept + max(turn, block.steps - before))
             before += block.accumulated
         return tuple(peaks)
@@ -179,7 +183,8 @@ def block_cost(
     last = end == len(model.units) - 1
     output = model.output(end, place, auxiliary)
     units = [model.unit(i, first=i == start, recompute=i in recomputed) for i in block]
-    passes, steps = _turn(model, block, units, output)
+    accumulated = model.accumulated(block, end, place)
+    passes, first, steps = _turn(model, block, units, output, accumulated)
     ends = model.head_resident if last else model.auxiliary_resident(end, place)
     return RunCost(
         flops=output.flops + sum(unit.flops for unit in units),
@@ -192,13 +197,16 @@ def block_cost(
         turn=passes,
         later=input_bytes(model, start) + passes,
         steps=steps,
-        accumulated=model.accumulated(block, end, place),
+        accumulated=accumulated,
+        first=input_bytes(model, start) + first,
         seconds=output.seconds + sum(unit.seconds for unit in units),
     )
 
 
-def _turn(model: CostModel, block: range, units: Sequence[Piece], output: Piece) -> tuple[int, int]:
-    """Most bytes alive in forward and backward, and while the optimizer steps."""
+def _turn(
+    model: CostModel, block: range, units: Sequence[Piece], output: Piece, accumulated: int
+) -> tuple[int, int, int]:
+    """Most bytes alive in forward and backward, in those of a first batch, and while it steps."""
     start, end = block[0], block[-1]
     last = end == len(model.units) - 1
     alive = peak = begun = model.shared_bytes(start)
@@ -209,18 +217,22 @@ def _turn(model: CostModel, block: range, units: Sequence[Piece], output: Piece)
         inputs.append(waiting if unit.saves_input else 0)
         alive, waiting = alive + inputs[-1] + unit.saved, unit.output
     peak = max(peak, alive + waiting + output.forward_peak)
+    first, missing = peak - accumulated, sum(map(model.unit_accumulated, block))
     kept = 0 if last and not output.saves_input else waiting
-    peak = max(peak, alive + kept + output.backward_peak)
+    passes = alive + kept + output.backward_peak
+    peak, first = max(peak, passes), max(first, passes - missing)
     gradients = output.gradients + model.shared_bytes(end + 1)
     temporaries = output.temporaries
     for i, unit in reversed(list(enumerate(units, start))):
         alive -= unit.saved
-        peak = max(peak, alive + gradients + backward_peak(model, unit, i, end))
+        missing -= model.unit_accumulated(i)
+        passes = alive + gradients + backward_peak(model, unit, i, end)
+        peak, first = max(peak, passes), max(first, passes - missing)
         alive -= inputs[i - start]
         gradients += unit.gradients
         temporaries = model.together(temporaries, unit.temporaries)
     features = 0 if last else model.out_bytes[end]
-    return peak, features + begun + gradients + temporaries
+    return peak, first, features + begun + gradients + temporaries
 
 
 def input_bytes(model: CostModel, start: int) -> int:

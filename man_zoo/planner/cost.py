@@ -368,11 +368,21 @@ class CostModel:
 
         DDP's buckets live on.
         """
-        if self.setting.processes > 1 or not self.setting.keeps_gradients:
-            return 0
         last = end == len(self.units) - 1
         ends = self.units.head if last else self._auxiliary(end, place)
-        return self._gradients(ends) + sum(self._gradients(self.units.modules[i]) for i in block)
+        return self._accumulated(ends) + sum(map(self.unit_accumulated, block))
+
+    def unit_accumulated(self, i: int) -> int:
+        """The same of unit ``i``."""
+        return _remember(
+            self._of_units,
+            ("accumulated", i),
+            lambda: self._accumulated(self.units.modules[i]),
+        )
+
+    def _accumulated(self, module: nn.Module) -> int:
+        alone = self.setting.processes == 1 and self.setting.keeps_gradients
+        return self._gradients(module) if alone else 0
 
     @staticmethod
     def _gradients(module: nn.Module) -> int:
