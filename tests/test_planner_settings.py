@@ -8,8 +8,9 @@ import torch.distributed as dist
 from accelerate.state import AcceleratorState, GradientState
 
 import man_zoo
-from man_zoo.benchmark.planner_check import Combination, check
+from man_zoo.benchmark.planner_check import Combination, check, combinations
 from man_zoo.benchmark.step import Training
+from man_zoo.commands import check_planner
 from man_zoo.meter import LiveBytes
 from man_zoo.parallel.data_parallel import PlainReplica
 from man_zoo.planner import Planner, Setting
@@ -101,3 +102,15 @@ def test_localize_plans_for_the_step_that_is_meant() -> None:
     keywords |= {"grad_accum_steps": 2, "model_ema": True}
     with pytest.raises(ValueError, match="does not fit"):
         man_zoo.localize("resnet20", "dgl", memory_budget="6.4MiB", **keywords)
+
+
+def test_the_command_that_checks_writes_a_page_and_fails_where_a_plan_is_off(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    path = tmp_path / "page.md"
+    assert check_planner.main(["--count", "1", "--page", str(path)]) == 0
+    assert "Of 1 steps the largest deviation is 0.0" in capsys.readouterr().out
+    assert f"| {next(combinations(0)).backbone} |" in path.read_text()
+    monkeypatch.setattr(check_planner, "LIMIT", -1)
+    assert check_planner.main(["--count", "1"]) == 1
+    assert "1 of 1 plans are off" in capsys.readouterr().err

@@ -141,7 +141,7 @@ def page(outcomes: Sequence[Outcome], command: str) -> str:
     rows = [HEADER, ["---"] * len(HEADER), *(_cells(one) for one in outcomes)]
     made = (
         "Random training steps, each planned from its pieces and then run whole on fake tensors, "
-        f"by `{command}` (timm {timm.__version__}, torch {torch.__version__}). "
+        f"by `{command}` (timm {timm.__version__}, torch {torch.__version__.split('+')[0]}). "
     )
     lines = (f"| {' | '.join(row)} |" for row in rows)
     return "\n".join(
