@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import timm
@@ -28,11 +30,7 @@ def localize(
     pretrained_cfg: Any = None,
     pretrained_cfg_overlay: dict[str, Any] | None = None,
     memory_budget: int | str | None = None,
-    batch_size: int | None = None,
-    opt: str = "sgd",
-    precision: str = "no",
     calibrate: bool = False,
-    micro_batches: int = 1,
     **keywords: Any,
 ) -> LocalModel:
     """Split a timm model into K local blocks with the auxiliaries of a method.
@@ -52,14 +50,11 @@ def localize(
         pretrained_cfg_overlay: As timm takes it.
         memory_budget: Bytes, or e.g. ``"6GiB"``, for everything that lives during a training step:
             the planner chooses what of K, cuts, form and recomputation is not given.
-        batch_size: Images a step, for the planner (``memory_budget``, ``cuts="balanced"``).
-        opt: timm's name of the optimizer, for the planner.
-        precision: ``"no"``, ``"bf16"`` or ``"fp16"``, for the planner.
         calibrate: Whether the planner times the pieces on the device at hand, in channels-last
             order as the training recipe runs them, and keeps seconds small instead of arithmetic.
-        micro_batches: Slices of a batch in ``local_step``, for the planner.
         keywords: ``cuts``, ``recompute``, ``head_norm``, the method's own (see its page in docs/)
-            and timm's.
+            and timm's; and for the planner (``memory_budget``, ``cuts="balanced"``) what a step
+            is, ``batch_size`` and more, as :class:`man_zoo.planner.Setting` takes it.
 
     Raises:
         ValueError: For an unknown backbone, method or keyword, an impossible K, a cut that does
@@ -76,6 +71,7 @@ def localize(
     if k is None and memory_budget is None:
         raise ValueError(f"{method!r} needs k=, the number of local blocks, or memory_budget=.")
     local_keywords = take_keywords(keywords)
+    step = {f.name: keywords.pop(f.name) for f in fields(Setting) if f.name in keywords}
     cfg = resolve_pretrained_cfg(backbone, pretrained_cfg, pretrained_cfg_overlay)
     channels, *size = cfg.input_size
     if img_size is not None:
@@ -104,14 +100,19 @@ def localize(
         (keywords.get("in_chans", channels), *size),
     )
     if memory_budget is not None or local_keywords.get("cuts") == BALANCED:
-        if batch_size is None:
+        if step.get("batch_size") is None:
             raise ValueError("memory_budget= and cuts='balanced' need batch_size=, images a step.")
-        setting = Setting(
-            batch_size, opt, precision, channels_last=calibrate, micro_batches=micro_batches
+        create = partial(
+            Planner,
+            model,
+            name,
+            method,
+            input_size=input_size,
+            setting=Setting(**({"channels_last": calibrate} | step)),
+            criterion=criterion,
+            calibrate=calibrate,
         )
-        chosen = plan(
-            model, name, method, k, memory_budget, local_keywords, input_size, setting, calibrate
-        )
+        chosen = plan(create, k, memory_budget, local_keywords)
         k, local_keywords = chosen.spec.k, local_keywords | chosen.keywords()
         local_keywords.pop("k")
     assert k is not None
@@ -126,17 +127,18 @@ def localize(
 
 
 def plan(
-    model: Any,
-    name: str,
-    method: str,
+    create: Callable[..., Planner],
     k: int | None,
     memory_budget: int | str | None,
     keywords: dict[str, Any],
-    input_size: tuple[int, int, int],
-    setting: Setting,
-    calibrate: bool = False,
 ) -> Plan:
     """The planner's answer for a model that is there: within a budget, or the cuts of least peak.
+
+    Args:
+        create: Makes the planner; what it still takes are the method's keywords and the progress.
+        k: Number of local blocks, if it is given.
+        memory_budget: As :func:`localize` takes it.
+        keywords: Of the local method.
 
     Raises:
         ValueError: For cuts beside a budget, an impossible K, a budget that cannot be met.
@@ -146,16 +148,7 @@ def plan(
     if memory_budget is not None and keywords.get("cuts") not in (None, BALANCED):
         raise ValueError("memory_budget= chooses the cuts; leave cuts= out, or the budget.")
     with measuring() as progress:
-        planner = Planner(
-            model,
-            name,
-            method,
-            given,
-            input_size,
-            setting,
-            progress=progress,
-            calibrate=calibrate,
-        )
+        planner = create(keywords=given, progress=progress)
         if memory_budget is not None:
             return planner.within(budget_bytes(memory_budget), k, recompute)
         assert k is not None

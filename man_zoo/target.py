@@ -1,7 +1,7 @@
-"""What a CUDA device does differently, done on the CPU's fake tensors, for plans and the meter.
+"""What a CUDA device does differently, done on fake tensors of the CPU: for planner and meter.
 
-No backward pass runs on fake CUDA tensors where there is no such device (torch 2.14); the tensors
-are the CPU's and what decides over memory is made the same:
+No backward pass runs on fake CUDA tensors where there is no such device (torch 2.14), so the
+tensors are the CPU's and what decides over memory is made the same:
 
 - **autocast**: each device has lists of its own (``ATen/autocast_mode.h``). On CUDA layer norm,
   group norm, softmax, resizing and more run in float32, which the CPU runs in half precision.

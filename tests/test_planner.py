@@ -7,8 +7,7 @@ import timm
 import torch
 
 import man_zoo
-from man_zoo.benchmark.step import Training
-from man_zoo.commands.benchmark import build_parser
+from man_zoo.benchmark.step import live_cost
 from man_zoo.meter import StepCost, fake, measure
 from man_zoo.planner import Planner, Setting, budget_bytes
 
@@ -37,14 +36,9 @@ def planner(backbone: str, method: str, *setting, **keywords) -> Planner:
     )
 
 
-def metered(model: man_zoo.LocalModel, batch_size: int = BATCH, precision: str = "no") -> StepCost:
-    """A real training step on fake tensors, an SGD a block."""
-    flags = ["--no-channels-last", "--mixed-precision", precision]
-    args = build_parser().parse_args([model.spec.name, *flags])
-    with fake(model.train()) as model:
-        training = Training(model, args, batch_size)
-        resident = [*training.blocks, *training.optimizers, training.images, training.target]
-        return measure(training.step, resident=resident)
+def metered(model: man_zoo.LocalModel, *setting) -> StepCost:
+    """A real training step on fake tensors; ``setting`` as there."""
+    return live_cost(model.train(), Setting(*(setting or (BATCH,))))
 
 
 def random_choices() -> list[tuple]:
@@ -78,10 +72,14 @@ def test_where_weights_dominate_and_where_activations_do(batch_size):
 
 
 def test_half_precision():
-    plans = [planner("resnet18", "man_dgl", 64, "sgd", precision) for precision in ("no", "bf16")]
+    plans = [
+        planner("resnet18", "man_dgl", 64, "sgd", precision, "cpu") for precision in ("no", "bf16")
+    ]
     full, half = (plan.cuts(3, "even") for plan in plans)
     model = man_zoo.localize("resnet18", "man_dgl", 3, cuts="even", num_classes=10, img_size=64)
-    assert half.cost.peak == pytest.approx(metered(model, 64, "bf16").peak_bytes, rel=0.03)
+    assert half.cost.peak == pytest.approx(
+        metered(model, 64, "sgd", "bf16", "cpu").peak_bytes, rel=0.03
+    )
     assert half.cost.peak < 0.8 * full.cost.peak
 
 

@@ -114,7 +114,8 @@ def test_the_predicted_cost_of_a_process_is_that_of_its_real_step(
 
 
 def random_blocks(rng: random.Random, count: int) -> list[RunCost]:
-    return [RunCost(*(rng.randint(1, 100) for _ in range(9))) for _ in range(count)]
+    costs = ([rng.randint(1, 100) for _ in range(9)] for _ in range(count))
+    return [RunCost(*cost, steps=0, accumulated=0, first=0) for cost in costs]
 
 
 def every_way(count: int, processes: int) -> list[list[range]]:

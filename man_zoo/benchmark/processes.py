@@ -26,11 +26,12 @@ from ..local_model import LocalModel
 from ..meter import LiveBytes
 from ..parallel.block_parallel import BlockParallel
 from ..parallel.data_parallel import PlainReplica, Replica, average_gradients
-from ..planner import Setting, place
+from ..planner import place
+from ..planner.optimizer import create_optimizer
 from ..runs.metadata import machine
 from .candidates import Candidate, parse_candidate
 from .report import above_settings, settings
-from .step import build, create_optimizers, noise
+from .step import build, noise, setting_of
 
 STEPS = 4  # consecutive ones, of which the first is not timed
 MIB = 2**20
@@ -73,9 +74,7 @@ def _ranges(args: Namespace, candidate: Candidate) -> Sequence[range]:
     """The blocks of each process, by seconds of one thread: that is what each of them has."""
     torch.set_num_threads(1)
     model = _model(args, candidate)
-    setting = Setting(
-        args.batch_size, "sgd", args.mixed_precision, channels_last=args.channels_last
-    )
+    setting = setting_of(args, args.batch_size, "cpu")
     return place(model, setting, args.block_parallel, calibrate=True).ranges
 
 
@@ -89,6 +88,11 @@ def _check(args: Namespace) -> Candidate:
         raise ValueError("--block-parallel compares one model with itself, eager, on the CPU.")
     if args.micro_batches > 1:
         raise ValueError("--block-parallel compares whole batches; drop --micro-batches.")
+    if args.grad_accum_steps > 1 or args.model_ema:
+        raise ValueError(
+            "--block-parallel compares steps of one batch, without an average of the weights; drop "
+            "--grad-accum-steps and --model-ema."
+        )
     if args.batch_size % args.block_parallel:
         raise ValueError(
             f"--batch-size {args.batch_size} does not divide by {args.block_parallel}, so data "
@@ -201,9 +205,10 @@ def _way(
     replicas: Sequence[PlainReplica] = (),
     threads: int = 1,
 ) -> Way:
-    """Steps on a batch of noise, each block by an SGD of its own."""
-    optimizers = create_optimizers(parallel.blocks)
-    batch = noise(parallel.model, args, batch_size) if parallel.is_first else None
+    """Steps on a batch of noise, each block by an optimizer of its own."""
+    setting = setting_of(args, batch_size, "cpu")
+    optimizers = [create_optimizer(b, setting.opt, {}, "cpu") for b in parallel.blocks]
+    batch = noise(parallel.model, setting) if parallel.is_first else None
     blocks: list[Callable[..., Any]] = list(replicas or parallel.blocks)
     if args.mixed_precision == "bf16":
         bf16 = torch.autocast("cpu", torch.bfloat16)

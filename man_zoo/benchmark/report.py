@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -14,8 +14,9 @@ from ..messages import unknown
 from ..meter import StepCost
 from ..parallel.processes import share_of_cores
 from ..runs.metadata import machine
+from ..target import DEVICES
 from .candidates import Candidate, line_up
-from .step import build, live_cost, memory_batch
+from .step import build, live_cost, memory_batch, setting_of
 from .timing import cuda_peak_gib, time_steps
 
 
@@ -65,7 +66,8 @@ def benchmark(args: Namespace) -> dict[str, Any]:
     """
     with user_errors():
         check(args)
-        device = find_device(args.device)
+        memory_device(args)
+        device = find_device(args.device if args.time else None)
         candidates = line_up(args)
     if device.type == "cpu":
         torch.set_num_threads(args.cpu_threads or share_of_cores())
@@ -98,10 +100,12 @@ def add_memory(
 ) -> None:
     """Peak of live tensors and arithmetic; what is compiled is left out."""
     costs: dict[str, StepCost] = {}
+    setting = setting_of(args, memory_batch(args), memory_device(args))
     eager = [one for one in candidates if not one.compiled]
     for one in tqdm(eager, desc="memory and arithmetic", unit="model", leave=False):
         model = build(one, args, torch.device("cpu"))
-        cost = costs[one.name] = live_cost(model, args, memory_batch(args), one.micro_batches)
+        own = replace(setting, micro_batches=one.micro_batches)
+        cost = costs[one.name] = live_cost(model, own)
         e2e, result = costs[one.baseline], results[one.name]
         result.peak_gib = cost.peak_gib
         result.peak_ratio = cost.peak_bytes / e2e.peak_bytes
@@ -123,6 +127,19 @@ def add_times(
         result.images_per_second = args.batch_size / median(seconds)
         rounds = zip(seconds, times[one.baseline], strict=True)
         result.time_ratio = median(own / e2e for own, e2e in rounds)
+
+
+def memory_device(args: Namespace) -> str:
+    """Whose step the memory is of: the device's that is timed, CUDA's where none is.
+
+    Raises:
+        ValueError: For a device whose rules are not known.
+    """
+    name = args.device or ("cuda" if not args.time else find_device(None).type)
+    kind = name.split(":")[0]
+    if not args.time and kind not in DEVICES:
+        raise unknown("device", name, DEVICES)
+    return "cuda" if kind == "cuda" else "cpu"
 
 
 def find_device(name: str | None) -> torch.device:

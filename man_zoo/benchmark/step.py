@@ -2,10 +2,11 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ..console import user_errors
@@ -13,7 +14,11 @@ from ..local_block import LocalBlock
 from ..local_model import LocalModel
 from ..localize import localize
 from ..meter import StepCost, fake, measure
+from ..planner import Setting
+from ..planner.cost import LOW_PRECISION
+from ..planner.optimizer import create_optimizer
 from ..spec import END_TO_END
+from ..target import acting_as
 from .candidates import Candidate
 
 
@@ -38,7 +43,7 @@ def build(candidate: Candidate, args: Namespace, device: torch.device) -> LocalM
     if candidate.checkpointed:
         model.set_grad_checkpointing()
     model.train().to(device)
-    return model.to(memory_format=_layout(args))
+    return model.to(memory_format=setting_of(args, args.batch_size, device.type).memory_format)
 
 
 def memory_batch(args: Namespace) -> int:
@@ -46,71 +51,99 @@ def memory_batch(args: Namespace) -> int:
     return args.memory_batch_size or args.batch_size
 
 
-def _layout(args: Namespace) -> torch.memory_format:
-    return torch.channels_last if args.channels_last else torch.contiguous_format
+def noise(model: LocalModel, setting: Setting) -> tuple[Tensor, Tensor]:
+    """A batch of images ``(B, C, H, W)`` and their target for a model, where it is."""
+    device, count = next(model.parameters()).device, setting.batch_size
+    images = torch.randn(count, *model.input_size, device=device)
+    target = torch.randint(model.num_classes, (count,), device=device)
+    if setting.soft_target:
+        target = torch.rand(count, model.num_classes, device=device)
+    return images.contiguous(memory_format=setting.memory_format), target
 
 
-def create_optimizers(blocks: Sequence[nn.Module]) -> list[torch.optim.Optimizer]:
-    """The training recipe's: an SGD a block."""
-    return [
-        create_optimizer_v2(block, opt="sgd", lr=0.1, weight_decay=1e-4, filter_bias_and_bn=False)
-        for block in blocks
-    ]
+def setting_of(args: Namespace, batch_size: int, device: str) -> Setting:
+    """What the flags say of a step on a kind of device."""
+    return Setting(
+        batch_size,
+        args.opt,
+        args.mixed_precision,
+        device,
+        grad_accum_steps=args.grad_accum_steps,
+        model_ema=args.model_ema,
+        channels_last=args.channels_last,
+    )
 
 
-def noise(model: LocalModel, args: Namespace, batch_size: int) -> tuple[Tensor, Tensor]:
-    """A batch of images ``(B, C, H, W)`` and target ``(B,)`` for a model, where it is."""
-    device = next(model.parameters()).device
-    images = torch.randn(batch_size, *model.input_size, device=device)
-    target = torch.randint(model.num_classes, (batch_size,), device=device)
-    return images.contiguous(memory_format=_layout(args)), target
+def train_here(
+    candidate: Candidate, args: Namespace, batch_size: int, device: torch.device
+) -> "Training":
+    """A candidate in training on a device, as the flags say."""
+    model = build(candidate, args, device)
+    setting = replace(
+        setting_of(args, batch_size, device.type), micro_batches=candidate.micro_batches
+    )
+    return Training(model, setting, ModelEmaV3(model.backbone) if setting.model_ema else None)
 
 
 class Training:
     """A model in training on a batch of noise, as the training recipe would train it.
 
     Args:
-        model: The model; real, or fake under ``FakeTensorMode``.
-        args: ``channels_last`` and ``mixed_precision`` count here.
-        batch_size: Images a step.
-        micro_batches: Slices of them.
+        model: The model; real, or fake under ``FakeTensorMode`` and ``acting_as(device)``.
+        setting: What a step is.
+        average: Of its weights, if there is one.
     """
 
     def __init__(
-        self, model: LocalModel, args: Namespace, batch_size: int, micro_batches: int = 1
+        self, model: LocalModel, setting: Setting, average: ModelEmaV3 | None = None
     ) -> None:
-        self.model, self.blocks, self.micro_batches = model, model.blocks, micro_batches
+        self.model, self.blocks, self.average = model, model.blocks, average
+        self.count, self.micro_batches = setting.grad_accum_steps, setting.micro_batches
         if model.spec.method == END_TO_END:
             # One block around the backbone's own forward: timm checkpoints only within that, and
             # end to end keeps no features that a next block would want.
             self.blocks = [LocalBlock([model.backbone], nn.Identity(), model.criterion)]
-        self.optimizers = create_optimizers(self.blocks)
-        self.images, self.target = noise(model, args, batch_size)
+        self.optimizers = [
+            create_optimizer(block, setting.opt, setting.opt_kwargs, setting.device)
+            for block in self.blocks
+        ]
+        self.images, self.target = noise(model, setting)
         self.forwards: Sequence[Any] = self.blocks
-        if args.mixed_precision == "bf16":
-            bf16 = torch.autocast(self.images.device.type, torch.bfloat16)
-            self.forwards = [bf16(block.__call__) for block in self.blocks]
+        if setting.precision != "no":
+            device, half = self.images.device.type, LOW_PRECISION[setting.precision]
+            self.forwards = [torch.autocast(device, half)(block.__call__) for block in self.blocks]
+
+    @property
+    def resident(self) -> list[Any]:
+        """What lives through the whole step."""
+        return [*self.blocks, *self.optimizers, self.average, self.images, self.target]
 
     def step(self) -> None:
-        """One training step of all blocks."""
-        self.model.local_step(
-            self.images,
-            self.target,
-            blocks=self.forwards,
-            step=self._update,
-            micro_batches=self.micro_batches,
-        )
+        """One training step of all blocks, of as many batches as make an update."""
+        for batch in range(self.count):
+            final = batch == self.count - 1
+            self.model.local_step(
+                self.images,
+                self.target,
+                blocks=self.forwards,
+                step=self._update if final else None,
+                update_momentum=final,
+                micro_batches=self.micro_batches,
+            )
+        if self.average is not None:
+            self.average.update(self.model.backbone)
 
     def _update(self, j: int) -> None:
         self.optimizers[j].step()
         self.optimizers[j].zero_grad()
 
 
-def live_cost(
-    model: LocalModel, args: Namespace, batch_size: int, micro_batches: int = 1
-) -> StepCost:
-    """Peak of live tensors and arithmetic of a step, on fake tensors; arguments of `Training`."""
-    with fake(model) as model:
-        training = Training(model, args, batch_size, micro_batches)
-        resident = [*training.blocks, *training.optimizers, training.images, training.target]
-        return measure(training.step, resident=resident)
+def live_cost(model: LocalModel, setting: Setting) -> StepCost:
+    """Peak of live tensors and arithmetic of a step, on fake tensors; the model stays as it was."""
+    average = ModelEmaV3(model.backbone) if setting.model_ema else None
+    weights = average.module if average is not None else None
+    with fake((model, weights)) as (model, weights), acting_as(setting.device):
+        if average is not None:
+            average.module = weights
+        training = Training(model, setting, average)
+        return measure(training.step, resident=training.resident)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ..training.compile import compile_blocks
 from .candidates import Candidate
-from .step import Training, build, memory_batch
+from .step import memory_batch, train_here
 
 # The first step makes the optimizer's state and compiles, the second compiles what that changed.
 WARM_UP = 2
@@ -20,8 +20,7 @@ def cuda_peak_gib(candidate: Candidate, args: Namespace, device: torch.device) -
     """The CUDA allocator's peak over a steady step, of this model alone, in GiB."""
     gc.collect()
     before = torch.cuda.memory_allocated(device)
-    model, count = build(candidate, args, device), candidate.micro_batches
-    training = Training(model, args, memory_batch(args), count)
+    training = train_here(candidate, args, memory_batch(args), device)
     if candidate.compiled:
         compile_blocks(training.blocks)
     for _ in range(WARM_UP):
@@ -35,10 +34,7 @@ def time_steps(
     candidates: Sequence[Candidate], args: Namespace, device: torch.device
 ) -> dict[str, list[float]]:
     """Seconds of every timed step of every candidate; the candidates take turns."""
-    trainings = {
-        one.name: Training(build(one, args, device), args, args.batch_size, one.micro_batches)
-        for one in candidates
-    }
+    trainings = {one.name: train_here(one, args, args.batch_size, device) for one in candidates}
     # In one go: all blocks share one limit of compiled variants, which goes by their number.
     compile_blocks([b for one in candidates if one.compiled for b in trainings[one.name].blocks])
     seconds: dict[str, list[float]] = {name: [] for name in trainings}

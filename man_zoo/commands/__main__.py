@@ -18,6 +18,7 @@ COMMANDS = {
     "curves": "draw how runs went",
     "sweep": "train a list of runs",
     "plan": "memory and arithmetic of a split; the best one for a memory budget",
+    "check-planner": "the planner against the meter on random training steps",
     "list": "names of the zoo",
     "export": "write a run's backbone in timm's hub format",
     "push": "publish an exported folder on the Hub",
@@ -29,13 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     if words and words[0] in COMMANDS:
         # Not before it is known which: some commands take seconds to import.
-        command = import_module(f".{words[0]}", __package__)
+        command = import_module(f".{words[0].replace('-', '_')}", __package__)
         return command.main(words[1:], f"man-zoo {words[0]}")
     return exit_status("man-zoo", lambda: _help(words))
 
 
 def _help(words: Sequence[str]) -> None:
-    listed = "\n".join(f"  {name:<10} {about}" for name, about in COMMANDS.items())
+    listed = "\n".join(f"  {name:<13} {about}" for name, about in COMMANDS.items())
     parser = Parser(
         prog="man-zoo",
         usage="man-zoo COMMAND ... | --help | --version",

@@ -37,7 +37,12 @@ def build_parser(program: str | None = None) -> ArgumentParser:
         "parallel and block-parallel, beside one process; --steps rounds")  # fmt: skip
     add("--channels-last", action=BooleanOptionalAction, default=True)
     add("--mixed-precision", choices=("no", "bf16"), default="no")
-    add("--device", help="cpu, or the accelerator, e.g. cuda:1; the accelerator by default")
+    add("--opt", default="sgd", help="timm's name of the optimizer")
+    add("--grad-accum-steps", type=positive, default=1, metavar="N", help="batches to one update; "
+        "a step is all of them")  # fmt: skip
+    add("--model-ema", action="store_true", help="keep an average of the weights")
+    add("--device", help="cpu, or the accelerator, e.g. cuda:1; the accelerator by default. With "
+        "--no-time: whose memory, cuda by default, be there one or not")  # fmt: skip
     add("--cpu-threads", type=threads, metavar="N", help="on the CPU; all cores by default")
     add("--json", type=output_file, metavar="FILE",
         help="write the figures, each timed step among them")  # fmt: skip

@@ -31,6 +31,7 @@ from ..planner.largest import render as render_largest
 from ..planner.outlook import outlook
 from ..planner.trial import trial
 from ..spec import END_TO_END, check_method, is_zoo_name, parse_name
+from ..target import DEVICES
 
 
 def build_parser(program: str | None = None) -> ArgumentParser:
@@ -71,6 +72,13 @@ def build_parser(program: str | None = None) -> ArgumentParser:
         help="time the pieces on the device at hand, kept in "
         "$MAN_ZOO_CACHE or ~/.cache/torch/man_zoo: the fastest in seconds, not in arithmetic",
     )
+    add(
+        "--device", choices=DEVICES, default="cuda", help="whose autocast, attention and optimizers"
+    )
+    add("--grad-accum-steps", type=positive, default=1, metavar="N", help="batches to one update; "
+        "with more than one the gradients of all blocks live on")  # fmt: skip
+    add("--model-ema", action="store_true", help="keep an average of the weights")
+    add("--channels-last", action="store_true", help="weights and images in channels-last order")
     add("--compare", action="store_true", help="beside end to end, checkpointing, other cuts")
     add("--picture", type=output_file, metavar="FILE",
         help="with --compare: draw memory and arithmetic")  # fmt: skip
@@ -161,12 +169,15 @@ def create_planner(args: Namespace, progress: Callable[[], object]) -> tuple[Pla
     with torch.device(device), user_errors(AssertionError, RuntimeError, about=about):
         model = timm.create_model(backbone, **keywords)
     count = 1 if args.micro_batches == AUTO else args.micro_batches
-    # As the training recipe has it: the order decides over time, hardly over memory.
+    # As the training recipe has it: the order decides over time.
     setting = Setting(
         args.batch_size,
         args.opt,
         args.precision,
-        channels_last=args.calibrate,
+        args.device,
+        grad_accum_steps=args.grad_accum_steps,
+        model_ema=args.model_ema,
+        channels_last=args.channels_last or args.calibrate,
         micro_batches=count,
     )
     name = timm.models.get_arch_name(backbone)

@@ -44,8 +44,11 @@ class RunCost:
         target: Of the target.
         image: Of the un-normalised images, where an auxiliary looks at them.
         source: Of what the block before copies again after every step.
-        turn: Most bytes alive while the blocks have their turns, what is named above left out.
+        turn: Most bytes alive in forward and backward of a block, what is named above left out.
         later: The same after other blocks of the process: the input is no longer kept for long.
+        steps: Most bytes alive while a block's optimizer steps, what is named above left out.
+        accumulated: Of the gradients among ``resident`` that go when the optimizers have stepped.
+        first: As ``later``, in the first batch of an update: less what gradients are still to come.
         seconds: Of a step, where the pieces were timed.
     """
 
@@ -59,6 +62,9 @@ class RunCost:
     source: int
     turn: int
     later: int
+    steps: int
+    accumulated: int
+    first: int
     seconds: float = 0.0
 
     def __add__(self, following: RunCost) -> RunCost:
@@ -73,6 +79,9 @@ class RunCost:
             source=self.source,
             turn=max(self.turn, following.later),
             later=max(self.later, following.later),
+            steps=max(self.steps, following.steps - self.accumulated),
+            accumulated=self.accumulated + following.accumulated,
+            first=max(self.first, following.first),
             seconds=self.seconds + following.seconds,
         )
 
@@ -94,16 +103,30 @@ def together(blocks: Sequence[RunCost]) -> RunCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a split, block by block."""
+    """Of a split, block by block.
+
+    Args:
+        blocks: In order.
+        batches: To one update.
+    """
 
     blocks: tuple[RunCost, ...]
+    batches: int = 1
 
     @cached_property
     def peaks(self) -> tuple[int, ...]:
         """Most bytes alive in each block's turn, in one process that holds all of them."""
-        first, *later = self.blocks
-        kept = together(self.blocks).kept
-        return tuple(kept + turn for turn in [first.turn, *(block.later for block in later)])
+        every, before, peaks = together(self.blocks), 0, []
+        for j, block in enumerate(self.blocks):
+            after = every.accumulated - before - block.accumulated
+            turn = block.later if j else block.turn
+            if self.batches == 2:
+                # The first has no gradients of later blocks yet, and the last none of earlier
+                # ones any more; of more batches, one between them has all.
+                turn = max(turn - before, block.first - after)
+            peaks.append(every.kept + max(turn, block.steps - before))
+            before += block.accumulated
+        return tuple(peaks)
 
     @property
     def flops(self) -> tuple[int, ...]:
@@ -138,7 +161,8 @@ def cost_of(model: CostModel, split: Split) -> Cost:
         tuple(
             block_cost(model, block, (j, count), split.units, split.auxiliaries.get(j))
             for j, block in enumerate(block_ranges(split.cuts, len(model.units)))
-        )
+        ),
+        model.setting.grad_accum_steps,
     )
 
 
@@ -162,7 +186,8 @@ def block_cost(
     last = end == len(model.units) - 1
     output = model.output(end, place, auxiliary)
     units = [model.unit(i, first=i == start, recompute=recomputed.get(i)) for i in block]
-    passes, steps = _turn(model, block, units, output)
+    accumulated = model.accumulated(block, end, place)
+    passes, first, steps = _turn(model, block, units, output, accumulated)
     ends = model.head_resident if last else model.auxiliary_resident(end, place)
     return RunCost(
         flops=output.flops + sum(unit.flops for unit in units),
@@ -173,14 +198,19 @@ def block_cost(
         target=model.target_bytes,
         image=0 if last else model.restored_bytes(end, place),
         source=model.source_bytes(start),
-        turn=max(beside(model, 0, end) + passes, steps),
-        later=max(beside(model, start, end) + passes, steps),
+        turn=beside(model, 0, end) + passes,
+        later=beside(model, start, end) + passes,
+        steps=steps,
+        accumulated=accumulated,
+        first=beside(model, start, end) + first,
         seconds=output.seconds + sum(unit.seconds for unit in units),
     )
 
 
-def _turn(model: CostModel, block: range, units: Sequence[Piece], output: Piece) -> tuple[int, int]:
-    """Most bytes alive in forward and backward, and while the optimizer steps."""
+def _turn(
+    model: CostModel, block: range, units: Sequence[Piece], output: Piece, accumulated: int
+) -> tuple[int, int, int]:
+    """Most bytes alive in forward and backward, in those of a first batch, and while it steps."""
     start, end = block[0], block[-1]
     last = end == len(model.units) - 1
     begun = model.shared_bytes(start) + sum(piece.there for piece in (*units, output))
@@ -192,17 +222,21 @@ def _turn(model: CostModel, block: range, units: Sequence[Piece], output: Piece)
         inputs.append(waiting if unit.saves_input else 0)
         alive, waiting = alive + inputs[-1] + unit.saved, unit.output
     peak = max(peak, alive + waiting + output.forward_peak)
+    first, missing = peak - accumulated, sum(map(model.unit_accumulated, block))
     kept = 0 if last and not output.saves_input else waiting
-    peak = max(peak, alive + kept + output.backward_peak)
+    passes = alive + kept + output.backward_peak
+    peak, first = max(peak, passes), max(first, passes - missing)
     gradients = output.gradients + model.left_bytes(end)
     temporaries = output.temporaries
     for i, unit in reversed(list(enumerate(units, start))):
         alive -= unit.saved
-        peak = max(peak, alive + gradients + backward_peak(model, unit, i, end))
+        missing -= model.unit_accumulated(i)
+        passes = alive + gradients + backward_peak(model, unit, i, end)
+        peak, first = max(peak, passes), max(first, passes - missing)
         alive -= inputs[i - start]
         gradients += unit.gradients
         temporaries = model.together(temporaries, unit.temporaries)
-    return peak, output_bytes(model, end) + begun + gradients + temporaries
+    return peak, first, output_bytes(model, end) + begun + gradients + temporaries
 
 
 def input_bytes(model: CostModel, start: int) -> int:

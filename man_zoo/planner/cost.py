@@ -429,10 +429,34 @@ class CostModel:
             module: Whose weights.
             averaged: Whether an average of them is kept.
         """
-        learning = sum(bytes_of(p) for p in module.parameters() if p.requires_grad)
-        gradients = learning if self.setting.keeps_gradients else 0
+        gradients = self._gradients(module) if self.setting.keeps_gradients else 0
         weights = self._weights(module)
         return weights * (1 + averaged) + self._optimizer(module).state + gradients
+
+    def accumulated(self, block: range, end: int, place: tuple[int, int]) -> int:
+        """Bytes of a block's gradients, where they live until its optimizer has stepped.
+
+        DDP's buckets live on.
+        """
+        last = end == len(self.units) - 1
+        ends = self.units.head if last else self._auxiliary(end, place)
+        return self._accumulated(ends) + sum(map(self.unit_accumulated, block))
+
+    def unit_accumulated(self, i: int) -> int:
+        """The same of unit ``i``."""
+        return _remember(
+            self._of_units,
+            ("accumulated", i),
+            lambda: self._accumulated(self.units.modules[i]),
+        )
+
+    def _accumulated(self, module: nn.Module) -> int:
+        alone = self.setting.processes == 1 and self.setting.keeps_gradients
+        return self._gradients(module) if alone else 0
+
+    @staticmethod
+    def _gradients(module: nn.Module) -> int:
+        return sum(bytes_of(p) for p in module.parameters() if p.requires_grad)
 
     @staticmethod
     def _weights(module: nn.Module) -> int:
@@ -450,8 +474,9 @@ class CostModel:
     def _measured_optimizer(self, module: nn.Module) -> OptimizerCost:
         setting = self.setting
         with self._mode:
-            fake = without_data(module, "cpu", setting.memory_format)
-            return optimizer_cost(fake, setting.opt, setting.opt_kwargs, setting.device)
+            if any(p.is_meta for p in module.parameters()):
+                module = self._fake(module)
+            return optimizer_cost(module, setting.opt, setting.opt_kwargs, setting.device)
 
     @cached_property
     def _steps_at_once(self) -> bool:

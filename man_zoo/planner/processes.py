@@ -147,7 +147,7 @@ def process_bytes(own: RunCost, following: RunCost | None, *, first: bool) -> in
         following: Of the next process's first block.
         first: Whether it is the first process, to which nothing is sent.
     """
-    alone = own.kept + own.turn
+    alone = own.kept + max(own.turn, own.steps)
     if not first:  # the next batch arrives meanwhile
         alone += own.input + own.target + own.image
     if following is None:

@@ -148,7 +148,7 @@ def _relaxed(model: CostModel, limit: int, choices: Choices, split: Split) -> Sp
             for mode in (mode for mode, piece in pieces.items() if piece.work <= most):
                 trial = units | {i: mode}
                 cost = block_cost(model, block, (j, count), trial, split.auxiliaries.get(j))
-                if kept + (cost.later if j else cost.turn) <= limit:
+                if kept + max(cost.later if j else cost.turn, cost.steps) <= limit:
                     units = trial
                     break
     return replace(split, units={i: mode for i, mode in units.items() if mode is not None})

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from .blocks import RunCost, block_cost, inner_ends, shortest_next
 from .chain import Chain, Run, fastest, shortage, tightest, too_little
@@ -130,4 +131,5 @@ def _name(run: Run, names: Sequence[str]) -> str:
 
 
 def _as_small(one: RunCost, other: RunCost) -> bool:
-    return one.resident <= other.resident and one.turn <= other.turn
+    sizes = attrgetter("resident", "turn", "steps")
+    return all(a <= b for a, b in zip(sizes(one), sizes(other), strict=True))

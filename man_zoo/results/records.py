@@ -8,6 +8,7 @@ from typing import Any
 from ..benchmark import live_cost
 from ..console import disk_errors, user_errors, write_text
 from ..data import LoaderInfo
+from ..planner import Setting
 from ..runs.config import read_args, settings
 from ..runs.folder import SUMMARY, load_log
 from ..runs.metadata import load_metadata
@@ -67,10 +68,17 @@ def _epoch(record: dict[str, Any]) -> dict[str, Any]:
 def step_cost(args: Namespace, data: LoaderInfo) -> dict[str, float]:
     """``peak_gib`` and ``flops_per_image`` of a run's training step, by :mod:`man_zoo.meter`.
 
-    With SGD, whatever the run's optimizer, one update a batch and no weight EMA.
+    On the CPU with SGD, whatever the run's optimizer, one update a batch and no weight EMA.
     """
     model = create_model(args, data, pretrained=False)
-    cost = live_cost(model.train(), args, args.batch_size, args.micro_batches)
+    setting = Setting(
+        args.batch_size,
+        precision=args.mixed_precision or "no",
+        device="cpu",
+        channels_last=args.channels_last,
+        micro_batches=args.micro_batches,
+    )
+    cost = live_cost(model.train(), setting)
     return {"peak_gib": cost.peak_gib, "flops_per_image": cost.flops / args.batch_size}
 
 

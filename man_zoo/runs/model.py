@@ -3,12 +3,14 @@
 from argparse import Namespace
 from pathlib import Path
 
+from accelerate import PartialState
 from timm.models import split_model_name_tag
 
 from ..console import user_errors
 from ..data import LoaderInfo
 from ..local_model import LocalModel
 from ..localize import localize
+from ..planner import BALANCED, Setting
 from ..registry import with_weights
 from ..spec import END_TO_END, is_zoo_name, parse_name
 from ..tasks import Classification
@@ -54,6 +56,8 @@ def create_model(
         method, k = args.method or named_method, args.k or named_k
     if END_TO_END in (method, args.method) or args.tune == "head":
         method, k = END_TO_END, None
+    plans = args.memory_budget or args.cuts == [BALANCED]
+    step = vars(step_setting(args)) if plans else {}
     # What the folder or repository of someone else holds can fail in any way.
     kinds = (Exception,) if ":" in backbone else (TypeError, RuntimeError)
     with user_errors(*kinds, about=f"--model {args.model}"), blaming_files_of(backbone):
@@ -69,17 +73,37 @@ def create_model(
             img_size=(height, width),
             pretrained_cfg_overlay={"mean": data.mean, "std": data.std},
             memory_budget=args.memory_budget,
-            batch_size=args.batch_size,
-            opt=args.opt,
-            precision=args.mixed_precision or "no",
             calibrate=args.calibrate,
-            micro_batches=args.micro_batches,
+            **step,
             **keywords,
         )
     if args.tune == "head":
         model.backbone.requires_grad_(False)
         model.backbone.get_classifier().requires_grad_(True)
     return model
+
+
+def step_setting(args: Namespace) -> Setting:
+    """What the flags say of a step in this process: what the planner has to count."""
+    state = PartialState()
+    return Setting(
+        args.batch_size,
+        args.opt,
+        args.mixed_precision or "no",
+        "cuda" if state.device.type == "cuda" else "cpu",
+        opt_kwargs={
+            "momentum": args.momentum,
+            "weight_decay": args.weight_decay,
+            "filter_bias_and_bn": args.filter_bias_and_bn,
+            **args.opt_kwargs,
+        },
+        grad_accum_steps=args.grad_accum_steps,
+        model_ema=args.model_ema,
+        processes=state.num_processes // args.block_parallel,
+        channels_last=args.channels_last,
+        soft_target=bool(args.mixup or args.cutmix),
+        micro_batches=args.micro_batches,
+    )
 
 
 def load_run(run: Path, checkpoint: str = "last", *, auxiliaries: bool = True) -> LocalModel:

@@ -30,7 +30,8 @@ from ..parallel.data_parallel import (
 )
 from ..parallel.places import Places, create_places
 from ..parallel.sharded import gathered, shard_model, shard_network
-from ..planner import Setting, budget_bytes, place
+from ..planner import budget_bytes, place
+from ..runs.model import step_setting
 from ..step import Backward
 from ..tasks import Classification
 from .checks import check_flags
@@ -302,15 +303,8 @@ def choose_ranges(args: Namespace, model: LocalModel) -> Sequence[range]:
     """
     if args.block_parallel == 1:
         return [range(len(model.blocks))]
-    last = args.calibrate and args.channels_last
-    setting = Setting(
-        args.batch_size,
-        args.opt,
-        args.mixed_precision or "no",
-        channels_last=last,
-        micro_batches=args.micro_batches,
-    )
     limits = [budget_bytes(size) for size in args.process_memory or ()]
+    setting = step_setting(args)
     return agree(lambda: place(model, setting, args.block_parallel, limits, args.calibrate).ranges)
 
 
