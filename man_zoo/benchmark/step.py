@@ -15,8 +15,8 @@ from ..local_model import LocalModel
 from ..localize import localize
 from ..meter import StepCost, fake, measure
 from ..planner import Setting
-from ..planner.cost import LOW_PRECISION
 from ..planner.optimizer import create_optimizer
+from ..planner.setting import LOW_PRECISION
 from ..spec import END_TO_END
 from ..target import acting_as
 from .candidates import Candidate

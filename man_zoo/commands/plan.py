@@ -26,9 +26,9 @@ from ..planner import (
     measuring,
 )
 from ..planner.compare import compare, describe, draw, front, render, verdict
-from ..planner.cost import LOW_PRECISION
 from ..planner.largest import render as render_largest
 from ..planner.outlook import outlook
+from ..planner.setting import LOW_PRECISION
 from ..planner.trial import trial
 from ..spec import END_TO_END, check_method, is_zoo_name, parse_name
 from ..target import DEVICES

@@ -25,10 +25,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..meter import LiveBytes
 from ..target import acting_as
-from .cost import Setting
 from .optimizer import create_optimizer
 from .piece import bytes_of, without_data
-from .plan import Planner
+from .planner import Planner
+from .setting import Setting
 from .sizes import GIB
 
 

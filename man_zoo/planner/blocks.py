@@ -13,6 +13,15 @@ from operator import add
 
 from ..split import block_ranges
 from .cost import CostModel
+from .lasting import (
+    auxiliary_resident,
+    block_accumulated,
+    head_resident,
+    restored_bytes,
+    source_bytes,
+    unit_accumulated,
+    unit_resident,
+)
 from .piece import Piece
 
 
@@ -186,18 +195,18 @@ def block_cost(
     last = end == len(model.units) - 1
     output = model.output(end, place, auxiliary)
     units = [model.unit(i, first=i == start, recompute=recomputed.get(i)) for i in block]
-    accumulated = model.accumulated(block, end, place)
+    accumulated = block_accumulated(model, block, end, place)
     passes, first, steps = _turn(model, block, units, output, accumulated)
-    ends = model.head_resident if last else model.auxiliary_resident(end, place)
+    ends = head_resident(model) if last else auxiliary_resident(model, end, place)
     return RunCost(
         flops=output.flops + sum(unit.flops for unit in units),
-        resident=ends + sum(model.unit_resident(i) for i in block),
+        resident=ends + sum(unit_resident(model, i) for i in block),
         input=input_bytes(model, start) if start else model.image_bytes,
         output=output_bytes(model, end),
         joined=output_bytes(model, end) if model.setting.micro_batches > 1 else 0,
         target=model.target_bytes,
-        image=0 if last else model.restored_bytes(end, place),
-        source=model.source_bytes(start),
+        image=0 if last else restored_bytes(model, end, place),
+        source=source_bytes(model, start),
         turn=beside(model, 0, end) + passes,
         later=beside(model, start, end) + passes,
         steps=steps,
@@ -222,7 +231,7 @@ def _turn(
         inputs.append(waiting if unit.saves_input else 0)
         alive, waiting = alive + inputs[-1] + unit.saved, unit.output
     peak = max(peak, alive + waiting + output.forward_peak)
-    first, missing = peak - accumulated, sum(map(model.unit_accumulated, block))
+    first, missing = peak - accumulated, sum(unit_accumulated(model, i) for i in block)
     kept = 0 if last and not output.saves_input else waiting
     passes = alive + kept + output.backward_peak
     peak, first = max(peak, passes), max(first, passes - missing)
@@ -230,7 +239,7 @@ def _turn(
     temporaries = output.temporaries
     for i, unit in reversed(list(enumerate(units, start))):
         alive -= unit.saved
-        missing -= model.unit_accumulated(i)
+        missing -= unit_accumulated(model, i)
         passes = alive + gradients + backward_peak(model, unit, i, end)
         peak, first = max(peak, passes), max(first, passes - missing)
         alive -= inputs[i - start]

@@ -6,7 +6,8 @@ from pathlib import Path
 from ..console import table, whole
 from ..split import PUBLISHED_CUTS, block_ranges
 from .alternatives import Metered, alternatives, meter_alternatives
-from .plan import Plan, Planner
+from .plan import Plan
+from .planner import Planner
 from .sizes import GIB
 
 HEADER = ("", "K", "form", "peak GiB", "of e2e", "arithmetic of e2e", "recomputed")

@@ -7,8 +7,8 @@ cut of a ResNet-152 can be looked at in seconds, on a machine that could not hol
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,82 +19,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ..auxiliary import Auxiliary
 from ..auxiliary.build import build_auxiliary
 from ..families import Units, list_units, unit_shapes
-from ..meter import tensors_of
-from ..micro_batches import check_micro_batches, normalises_batches
+from ..micro_batches import check_micro_batches
 from ..recompute import run
-from ..spec import END_TO_END, LocalSpec
+from ..spec import LocalSpec
 from ..target import acting_as
 from .arithmetic import Arithmetic
 from .optimizer import OptimizerCost, create_optimizer, optimizer_cost, steps_at_once
 from .piece import Forward, Piece, bytes_of, measure_bytes, without_data
+from .setting import Setting
+from .signature import signature
 
 if TYPE_CHECKING:
     from .seconds import Clock
-
-LOW_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_PLAIN = (bool, int, float, str, tuple, type(None))  # attributes that say what a layer costs
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a training step's memory depends on beside the model.
-
-    Args:
-        batch_size: Images a step.
-        opt: timm's name of the optimizer; one a block, stepping right after its backward.
-        precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"`` autocast over float32 weights.
-        device: ``"cuda"`` or ``"cpu"``, whose autocast, attention and optimizers are counted.
-        opt_kwargs: Keywords of the optimizer; the training recipe's by default.
-        grad_accum_steps: Batches to one update. With more than one the gradients of all blocks
-            live through the step.
-        model_ema: Whether an average of the backbone's weights is kept.
-        processes: That average their gradients (DDP), whose buckets live through the step.
-        channels_last: Whether weights and images are in channels-last order.
-        soft_target: Whether a target is a probability for each class (mixup), not an index.
-        micro_batches: Slices of a batch that each block runs one after the other.
-    """
-
-    batch_size: int
-    opt: str = "sgd"
-    precision: str = "no"
-    device: str = "cuda"
-    opt_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    grad_accum_steps: int = 1
-    model_ema: bool = False
-    processes: int = 1
-    channels_last: bool = False
-    soft_target: bool = False
-    micro_batches: int = 1
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Around a forward pass on the CPU's tensors, within ``acting_as(device)``."""
-        if self.precision == "no":
-            return nullcontext()
-        return torch.autocast("cpu", LOW_PRECISION[self.precision])
-
-    @property
-    def keeps_gradients(self) -> bool:
-        """Whether the gradients of all blocks live through the step."""
-        return self.grad_accum_steps > 1 or self.processes > 1
-
-    @property
-    def in_slices(self) -> str:
-        """Its micro-batches in words, with the word before; nothing where there are none."""
-        return f" in {self.micro_batches} micro-batches" if self.micro_batches > 1 else ""
-
-    @property
-    def slice_size(self) -> int:
-        """Images of the largest slice."""
-        return -(-self.batch_size // self.micro_batches)
-
-    def of_slice(self, whole: int) -> int:
-        """What the largest slice has of something that the images of a batch share evenly."""
-        return whole * self.slice_size // self.batch_size
-
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """Of weights and images."""
-        return torch.channels_last if self.channels_last else torch.contiguous_format
 
 
 class CostModel:
@@ -127,13 +63,13 @@ class CostModel:
         self.criterion = criterion or nn.CrossEntropyLoss()
         self.shapes = unit_shapes(backbone, input_size)
         self._mode = FakeTensorMode()
-        self._of_units: dict[Any, Any] = {}
-        self._of_auxiliaries: dict[Any, Any] = {}
+        self.of_units: dict[Any, Any] = {}
+        self.of_auxiliaries: dict[Any, Any] = {}
         self._meta_units = list_units(without_data(backbone, "meta"))
         self.num_classes = backbone.num_classes
         with self._step():
-            self._backbone = self._fake(backbone)
-            self.units = list_units(self._backbone)
+            self.backbone = self._fake(backbone)
+            self.units = list_units(self.backbone)
             images = torch.empty(setting.slice_size, *input_size)
             self._images = images.contiguous(memory_format=setting.memory_format)
             self._target = (
@@ -149,7 +85,7 @@ class CostModel:
     def with_spec(self, spec: LocalSpec) -> "CostModel":
         """The same backbone for another method; what was measured of its units is shared."""
         other = copy.copy(self)
-        other.spec, other._of_auxiliaries = spec, {}
+        other.spec, other.of_auxiliaries = spec, {}
         return other
 
     @contextmanager
@@ -184,8 +120,8 @@ class CostModel:
             recompute: Mode in which it is recomputed in backward, if it is.
         """
         shared = first and self.shared_bytes(i) > 0
-        return _remember(
-            self._of_units,
+        return remember(
+            self.of_units,
             (i, first, recompute, shared),
             lambda: self._unit(i, first, recompute, shared),
         )
@@ -195,8 +131,8 @@ class CostModel:
     ) -> list[tuple[str | None, Piece]]:
         """Modes of unit ``i``, with their costs, but those that save nothing over one before."""
         shared = first and self.shared_bytes(i) > 0
-        return _remember(
-            self._of_units, (i, first, modes, shared), lambda: self._worthwhile(i, first, modes)
+        return remember(
+            self.of_units, (i, first, modes, shared), lambda: self._worthwhile(i, first, modes)
         )
 
     def _worthwhile(
@@ -219,10 +155,10 @@ class CostModel:
         def real(units: Units) -> nn.Module:
             return copy.deepcopy(units.modules[i])
 
-        alike = _remember(self._of_units, ("alike", i), lambda: _signature(module))
+        alike = remember(self.of_units, ("alike", i), lambda: signature(module))
         key = (alike, x.shape, x.dtype, first, recompute, shared)
-        return _remember(
-            self._of_units,
+        return remember(
+            self.of_units,
             key,
             lambda: self._measure(key, module, real, forward, x, not first, gradients=shared),
         )
@@ -236,9 +172,9 @@ class CostModel:
             recompute: Mode in which an auxiliary is recomputed in backward, if it is.
         """
         if cut == len(self.units) - 1:
-            return _remember(self._of_units, "head", self._head)
-        return _remember(
-            self._of_auxiliaries,
+            return remember(self.of_units, "head", self._head)
+        return remember(
+            self.of_auxiliaries,
             ("output", cut, place, recompute),
             lambda: self._output(cut, place, recompute),
         )
@@ -252,11 +188,11 @@ class CostModel:
         def real(units: Units) -> nn.Module:
             return copy.deepcopy(units.head)
 
-        key = (_signature(head), h.shape, h.dtype, type(self.criterion))
+        key = (signature(head), h.shape, h.dtype, type(self.criterion))
         return self._measure(key, head, real, forward, h)
 
     def _output(self, cut: int, place: tuple[int, int], recompute: str | None) -> Piece:
-        h, compares = self._features[cut], self._auxiliary(cut, place).compares
+        h, compares = self._features[cut], self.auxiliary(cut, place).compares
         check_micro_batches(self.setting.micro_batches, compares, self.spec.method)
         shared = self.units.modules[cut + 1 : cut + 2] if self.spec.overlaps else ()
 
@@ -274,15 +210,15 @@ class CostModel:
                 auxiliary = self._fake(built, own)
             return self._measure(key, auxiliary, real, forward, h, beside=shared)
 
-        alike = _remember(
-            self._of_auxiliaries,
+        alike = remember(
+            self.of_auxiliaries,
             ("alike", cut, place),
-            lambda: (_signature(self._auxiliary(cut, place)), *map(_signature, shared)),
+            lambda: (signature(self.auxiliary(cut, place)), *map(signature, shared)),
         )
         key = (alike, h.shape, h.dtype, recompute)
-        return _remember(self._of_auxiliaries, key, measure)
+        return remember(self.of_auxiliaries, key, measure)
 
-    def _auxiliary(self, cut: int, place: tuple[int, int]) -> Auxiliary:
+    def auxiliary(self, cut: int, place: tuple[int, int]) -> Auxiliary:
         """The auxiliary on meta tensors, to tell what it costs like."""
 
         def make() -> Auxiliary:
@@ -290,7 +226,7 @@ class CostModel:
             with torch.device("meta"):
                 return self._build(self._meta_units, cut, place, recompute=None)
 
-        return _remember(self._of_auxiliaries, (cut, place), make)
+        return remember(self.of_auxiliaries, (cut, place), make)
 
     def _build(
         self, units: Units, cut: int, place: tuple[int, int], recompute: str | None
@@ -344,7 +280,7 @@ class CostModel:
         return replace(
             piece,
             there=0 if gradients else self._there(module, *beside),
-            temporaries=self._optimizer(module).temporaries,
+            temporaries=self.optimizer(module).temporaries,
             flops=self._of_batch(arithmetic.flops),
             seconds=seconds * self.setting.batch_size / self.setting.slice_size,
         )
@@ -353,48 +289,9 @@ class CostModel:
         """Bytes of the gradients that another slice has left, but for those that live anyway."""
         if self.setting.micro_batches == 1 or self.setting.keeps_gradients:
             return 0
-        learning = (p for module in modules for p in module.parameters() if p.requires_grad)
-        return sum(map(bytes_of, learning))
+        return sum(map(gradient_bytes, modules))
 
-    @property
-    def divisible(self) -> bool:
-        """Whether a batch in slices is the same training: its images meet nowhere."""
-        auxiliaries = [] if self.spec.method == END_TO_END else [self._auxiliary(0, (0, 2))]
-        return not (
-            any(map(normalises_batches, (self._backbone, *auxiliaries)))
-            or any(auxiliary.compares for auxiliary in auxiliaries)
-        )
-
-    # What lives through the whole step ------------------------------------------------------------
-
-    @cached_property
-    def resident(self) -> int:
-        """Bytes of the backbone, its optimizers' state, its average, the images and the target."""
-        unused = self._weights(self._backbone) - self._weights(self.units.head)
-        unused -= sum(self._weights(unit) for unit in self.units.modules)
-        used = self.head_resident + sum(self.unit_resident(i) for i in range(len(self.units)))
-        return used + unused + self.image_bytes + self.target_bytes
-
-    def unit_resident(self, i: int) -> int:
-        """Bytes of unit ``i``, and of its optimizer's state."""
-        return _remember(
-            self._of_units,
-            ("resident", i),
-            lambda: self._resident(self.units.modules[i], averaged=self.setting.model_ema),
-        )
-
-    @cached_property
-    def head_resident(self) -> int:
-        """The same of the head."""
-        return self._resident(self.units.head, averaged=self.setting.model_ema)
-
-    def source_bytes(self, start: int) -> int:
-        """Bytes of what a block before unit ``start`` copies again after every step, if it does."""
-        momentum = self.spec.momentum
-        if momentum is None or not momentum.ema:
-            return 0
-        copied = self.units.modules[start : start + momentum.momentum_units]
-        return sum(bytes_of(p) for unit in copied for p in unit.parameters())
+    # Gradients that others leave ------------------------------------------------------------------
 
     def shared_bytes(self, start: int) -> int:
         """Bytes of the gradients that a block before unit ``start`` leaves in it, if it does.
@@ -403,72 +300,19 @@ class CostModel:
         """
         if not (self.spec.overlaps and 0 < start < len(self.units)) or self.setting.keeps_gradients:
             return 0
-        unit = self.units.modules[start]
-        return sum(bytes_of(p) for p in unit.parameters() if p.requires_grad)
+        return gradient_bytes(self.units.modules[start])
 
     def left_bytes(self, end: int) -> int:
         """The same that a block up to unit ``end`` leaves in the next; slices count them before."""
         return self.shared_bytes(end + 1) if self.setting.micro_batches == 1 else 0
 
-    def restored_bytes(self, cut: int, place: tuple[int, int]) -> int:
-        """Bytes of the images un-normalised, where the auxiliaries look at them."""
-        return self.image_bytes * self._auxiliary(cut, place).needs_image
-
-    def auxiliary_resident(self, cut: int, place: tuple[int, int]) -> int:
-        """Bytes of the auxiliary after unit ``cut``, and of its optimizer's state."""
-        return _remember(
-            self._of_auxiliaries,
-            ("resident", cut, place),
-            lambda: self._resident(self._auxiliary(cut, place)),
-        )
-
-    def _resident(self, module: nn.Module, averaged: bool = False) -> int:
-        """Bytes of weights, of the optimizer's state, and of what else lives as long.
-
-        Args:
-            module: Whose weights.
-            averaged: Whether an average of them is kept.
-        """
-        gradients = self._gradients(module) if self.setting.keeps_gradients else 0
-        weights = self._weights(module)
-        return weights * (1 + averaged) + self._optimizer(module).state + gradients
-
-    def accumulated(self, block: range, end: int, place: tuple[int, int]) -> int:
-        """Bytes of a block's gradients, where they live until its optimizer has stepped.
-
-        DDP's buckets live on.
-        """
-        last = end == len(self.units) - 1
-        ends = self.units.head if last else self._auxiliary(end, place)
-        return self._accumulated(ends) + sum(map(self.unit_accumulated, block))
-
-    def unit_accumulated(self, i: int) -> int:
-        """The same of unit ``i``."""
-        return _remember(
-            self._of_units,
-            ("accumulated", i),
-            lambda: self._accumulated(self.units.modules[i]),
-        )
-
-    def _accumulated(self, module: nn.Module) -> int:
-        alone = self.setting.processes == 1 and self.setting.keeps_gradients
-        return self._gradients(module) if alone else 0
-
-    @staticmethod
-    def _gradients(module: nn.Module) -> int:
-        return sum(bytes_of(p) for p in module.parameters() if p.requires_grad)
-
-    @staticmethod
-    def _weights(module: nn.Module) -> int:
-        return sum({id(t): bytes_of(t) for t in tensors_of(module)}.values())
-
     # Optimizers -----------------------------------------------------------------------------------
 
-    def _optimizer(self, module: nn.Module) -> OptimizerCost:
+    def optimizer(self, module: nn.Module) -> OptimizerCost:
         """State and temporaries of a module's optimizer."""
         shapes = tuple((p.shape, p.requires_grad) for p in module.parameters())
-        return _remember(
-            self._of_units, ("optimizer", shapes), lambda: self._measured_optimizer(module)
+        return remember(
+            self.of_units, ("optimizer", shapes), lambda: self._measured_optimizer(module)
         )
 
     def _measured_optimizer(self, module: nn.Module) -> OptimizerCost:
@@ -491,28 +335,12 @@ class CostModel:
         return one + other if self._steps_at_once else max(one, other)
 
 
-def _remember(measured: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
+def remember(measured: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
     if key not in measured:
         measured[key] = make()
     return measured[key]
 
 
-def _signature(module: nn.Module) -> tuple[Any, ...]:
-    """Equal for modules that cost the same: their types, plain attributes and shapes.
-
-    Of a number with a fraction (a rate, an epsilon) it counts only whether it is 0.
-    """
-    return tuple(
-        (
-            type(layer),
-            repr(
-                [
-                    (k, bool(v) if isinstance(v, float) else v)
-                    for k, v in vars(layer).items()
-                    if isinstance(v, _PLAIN)
-                ]
-            ),
-            tuple((p.shape, p.requires_grad) for p in layer.parameters(recurse=False)),
-        )
-        for layer in module.modules()
-    )
+def gradient_bytes(module: nn.Module) -> int:
+    """Bytes of a module's gradients, once they are there."""
+    return sum(bytes_of(p) for p in module.parameters() if p.requires_grad)

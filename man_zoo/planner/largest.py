@@ -11,7 +11,8 @@ from .affine import last_within
 from .alternatives import END_TO_END, Alternative, alternatives, fixed_bytes, meter_step
 from .images import side_step
 from .piece import bytes_of
-from .plan import Plan, Planner
+from .plan import Plan
+from .planner import Planner
 from .sizes import GIB
 
 BATCH, IMAGE = "batch", "image"

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from .plan import Plan, Planner
+from .plan import Plan
+from .planner import Planner
 
 AUTO = "auto"
 COUNTS = (1, 2, 4, 8)

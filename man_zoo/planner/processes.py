@@ -18,8 +18,9 @@ from ..local_model import LocalModel
 from ..recompute import choose_recompute
 from .blocks import RunCost, Split, cost_of, together
 from .chain import Run, each_limit, fastest, tightest, too_little
-from .cost import CostModel, Setting
+from .cost import CostModel
 from .seconds import Clock
+from .setting import Setting
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from .blocks import (
     together,
 )
 from .cost import CostModel
+from .lasting import auxiliary_resident, resident, restored_bytes
 
 # Choices kept for the units of a block, evenly thinned, so that a search stays short.
 FRONT = 24
@@ -125,7 +126,7 @@ def cheapest(model: CostModel, limit: int, choices: Choices) -> Split | None:
             continue
         tried.add(share)
         model.progress()
-        paths = _paths(model, limit - model.resident - share, choices, FRONT)
+        paths = _paths(model, limit - resident(model) - share, choices, FRONT)
         found += [path for path in paths if path.resident <= share]
         if paths:
             most, fewest = paths[0].resident, paths[-1].resident
@@ -172,7 +173,7 @@ def least(model: CostModel, choices: Choices) -> Split | None:
 
 def floors(model: CostModel, choices: Choices) -> Iterator[tuple[int, int | None]]:
     """Bytes that no split gets below, and the unit that takes them; the quickest to tell first."""
-    yield model.resident, None
+    yield resident(model), None
     for i, own in enumerate(choices.units):
         pieces = [
             model.unit(i, first=first, recompute=choice)
@@ -180,7 +181,7 @@ def floors(model: CostModel, choices: Choices) -> Iterator[tuple[int, int | None
             for first in ((True, False) if i else (True,))
         ]
         turn = min(max(piece.forward_peak, piece.backward_peak) for piece in pieces)
-        yield model.resident + turn, i
+        yield resident(model) + turn, i
 
 
 # The search ---------------------------------------------------------------------------------------
@@ -189,7 +190,7 @@ def floors(model: CostModel, choices: Choices) -> Iterator[tuple[int, int | None
 def _roomiest(model: CostModel, limit: int, choices: Choices) -> _Path | None:
     """Some split that fits, with the smallest auxiliaries that do; ``None`` if there is none."""
     share = 0
-    while paths := _paths(model, limit - model.resident - share, choices, front=1):
+    while paths := _paths(model, limit - resident(model) - share, choices, front=1):
         if paths[-1].resident <= share:
             return paths[-1]
         # Whatever fits keeps at least that.
@@ -209,7 +210,7 @@ def _paths(model: CostModel, limit: int, choices: Choices, front: int) -> list[_
     """
     last, shortest = len(model.units) - 1, shortest_next(model)
     blocks = [
-        (block, 0 if end == last else model.auxiliary_resident(end, (0, 2)))
+        (block, 0 if end == last else auxiliary_resident(model, end, (0, 2)))
         for end in _ends(model, choices)
         for block in _blocks_ending(model, end, limit, choices, front)
     ]
@@ -221,7 +222,7 @@ def _paths(model: CostModel, limit: int, choices: Choices, front: int) -> list[_
             if block.start - 1 not in fronts or (k > 1 and block.end - block.start + 1 < shortest):
                 continue
             if k == 1 and block.end != last:
-                own += model.restored_bytes(0, (0, 2))
+                own += restored_bytes(model, 0, (0, 2))
             longer.setdefault(block.end, []).extend(
                 _Path(path.work + block.work * (front > 1), path.resident + own, block, path)
                 for path in fronts[block.start - 1]

@@ -25,9 +25,9 @@ from torch.utils.benchmark import Timer
 from ..auxiliary import Auxiliary, MomentumLink, MomentumUnit
 from ..console import write_json
 from ..families import Units, list_units
-from .cost import LOW_PRECISION, Setting
 from .optimizer import create_optimizer
 from .piece import Forward
+from .setting import LOW_PRECISION, Setting
 from .sizes import GIB
 
 # Seconds for which a piece is run after its warm-up; a slow one runs once.

@@ -6,7 +6,8 @@ import torch
 
 from ..local_model import LocalModel
 from .optimizer import create_optimizer
-from .plan import Plan, Planner
+from .plan import Plan
+from .planner import Planner
 from .seconds import autocast, device_at_hand, device_name, free_bytes, median_seconds
 from .sizes import GIB
 
