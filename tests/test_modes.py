@@ -17,7 +17,7 @@ from man_zoo.recompute import modes_of
 ODD = [
     Case("seresnet50", keywords={"layers": (1, 1, 1, 1), "drop_path_rate": 0.3}),
     Case("resnetaa50d", keywords={"layers": (1, 1, 1, 1)}),
-    Case("nf_resnet26"),
+    Case("test_nfnet", keywords={"skipinit": True}),
     Case("test_vit", keywords={"img_size": 32, "drop_path_rate": 0.3, "proj_drop_rate": 0.1}),
     Case("convmixer_768_32"),
 ]
