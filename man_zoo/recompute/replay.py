@@ -237,4 +237,5 @@ def _statistics(func: Any) -> tuple[int, ...]:
 
 @cache
 def _is_view(func: Any) -> bool:
-    return any(result.alias_info is not None for result in func._schema.returns)
+    aliases = [result.alias_info for result in func._schema.returns]
+    return any(alias is not None and not alias.is_write for alias in aliases)
