@@ -47,7 +47,7 @@ def build_parser(program: str | None = None) -> ArgumentParser:
         help="let what is planned (a memory budget, balanced "
         "cuts, --block-parallel) be fast in seconds, timed on this device, not in arithmetic",
     )
-    add("--recompute", nargs="+", help="modes ('selective', ..., 'all'), names and name=mode of units and "
+    add("--recompute", nargs="+", help="modes, names and name=mode of units and "
         "auxiliaries whose activations are computed again in backward")  # fmt: skip
     add("--form", help="form of MAN: release or paper")
     add("--man-momentum", type=probability, help="m of MAN's moving average")
