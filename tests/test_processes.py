@@ -3,6 +3,7 @@
 import copy
 import random
 import re
+from dataclasses import fields
 from itertools import combinations, pairwise
 
 import pytest
@@ -99,7 +100,7 @@ def test_the_predicted_cost_of_a_process_is_that_of_its_real_step(
     model = man_zoo.localize(
         backbone, method, k, num_classes=10, img_size=SIZES[backbone], **keywords
     ).train()
-    placement = place(model, Setting(BATCH), processes)
+    placement = place(model, Setting(BATCH, device="cpu"), processes)
     assert [j for own in placement.ranges for j in own] == list(range(k))
     sources = [copy.deepcopy(link.source) for link in model.links]
     with fake((model, sources)) as (model, sources):
@@ -113,9 +114,15 @@ def test_the_predicted_cost_of_a_process_is_that_of_its_real_step(
             assert flops == pytest.approx(cost.flops, rel=1e-6)
 
 
+def block_cost(**sizes: int) -> RunCost:
+    """Nothing but what is given."""
+    names = [field.name for field in fields(RunCost) if field.name != "seconds"]
+    return RunCost(**dict.fromkeys(names, 0) | sizes)
+
+
 def random_blocks(rng: random.Random, count: int) -> list[RunCost]:
-    costs = ([rng.randint(1, 100) for _ in range(9)] for _ in range(count))
-    return [RunCost(*cost, steps=0, accumulated=0, first=0) for cost in costs]
+    names = ["flops", "resident", "input", "output", "target", "image", "source", "turn", "later"]
+    return [block_cost(**{name: rng.randint(1, 100) for name in names}) for _ in range(count)]
 
 
 def every_way(count: int, processes: int) -> list[list[range]]:
@@ -165,7 +172,7 @@ def test_no_other_way_to_divide_the_blocks_is_faster(seed):
 
 
 def test_limits_are_of_each_process():
-    block = RunCost(1, 100, *[0] * 7)
+    block = block_cost(flops=1, resident=100)
     assert [len(own) for own in assign([block] * 5, 2, [400, 100]).ranges] == [4, 1]
     assert [len(own) for own in assign([block] * 5, 2, [100, 400]).ranges] == [1, 4]
 
@@ -184,7 +191,7 @@ def test_limits_are_of_each_process():
 )
 def test_what_cannot_be_is_one_sentence(processes, limits, sentence):
     with pytest.raises(ValueError, match=sentence):
-        assign([RunCost(1, 2**30, *[0] * 7)] * 5, processes, limits)
+        assign([block_cost(flops=1, resident=2**30)] * 5, processes, limits)
 
 
 def every_spread(plans: Planner, k: int, processes: int) -> list[tuple[int, int]]:
