@@ -25,6 +25,7 @@ from ..local_model import LocalModel
 from ..split import block_ranges
 from ..step import LocalOutput, local_step
 from .neighbours import Inbox, Outbox
+from .others import forget, keep_only, named_tensors
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -83,7 +84,7 @@ class BlockParallel:
             link = model.links[self.own[-1]]
             mirror = copy.deepcopy(link.source).requires_grad_(False).to(self.device)
             self.across = MomentumLink(mirror, link.target)
-        _place(model, self.blocks, self.device)
+        keep_only(model, self.blocks, self.device)
         if model.links and not self.is_first:
             self.watched = list(model.links[self.own[0] - 1].source.parameters())
         # Images go as far as an auxiliary looks at them.
@@ -114,7 +115,7 @@ class BlockParallel:
     def keep_own(self, average: nn.Module) -> None:
         """Move to ``meta`` what this process has no part of in a copy of the backbone."""
         others = {name for name, t in self.model.backbone.state_dict().items() if t.is_meta}
-        _forget(average, {id(t) for name, t in _named_tensors(average) if name in others})
+        forget(average, {id(t) for name, t in named_tensors(average) if name in others})
 
     # Training -------------------------------------------------------------------------------------
 
@@ -327,33 +328,6 @@ def _check(ranges: Sequence[range], blocks: int, processes: int) -> None:
         )
     if len(ranges) != processes:
         raise ValueError(f"Blocks were given to {len(ranges)} process(es); there are {processes}.")
-
-
-def _place(model: LocalModel, own: Sequence[nn.Module], device: torch.device) -> None:
-    """Move the model to ``device``, and what only other processes' blocks have to ``meta``."""
-    kept = {id(tensor) for block in own for _, tensor in _named_tensors(block)}
-    of_blocks = {id(tensor) for block in model.blocks for _, tensor in _named_tensors(block)}
-    for whole in (model, *model.blocks):  # a unit may share a parameter with the backbone itself
-        _forget(whole, of_blocks - kept)
-    model._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))
-
-
-def _forget(module: nn.Module, ids: set[int]) -> None:
-    """Move these tensors of a module to ``meta``, by their ids."""
-    for layer in module.modules():
-        for name, tensor in (*layer._parameters.items(), *layer._buffers.items()):
-            if tensor is not None and id(tensor) in ids:
-                setattr(layer, name, _without_data(tensor))
-
-
-def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_parameters()
-    yield from module.named_buffers()
-
-
-def _without_data(tensor: Tensor) -> Tensor:
-    meta = tensor.detach().to("meta")
-    return nn.Parameter(meta, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else meta
 
 
 def _joined(before: Tensor | None, losses: Tensor) -> Tensor:

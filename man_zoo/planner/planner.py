@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from timm.layers import Format
@@ -22,16 +23,12 @@ from .images import with_image_side
 from .lasting import resident
 from .plan import Plan
 from .refusals import above_floor, above_least
-from .search import Choices, cheapest, floors, least
+from .search import AUXILIARY_MODES, MOST_BLOCKS, Choices, cheapest, floors, least
 from .seconds import Clock
 from .setting import Setting
 from .spread import Spread
 
 BALANCED = "balanced"
-# More blocks than this cost arithmetic and no longer save memory: auxiliaries are what is left.
-MOST_BLOCKS = 16
-# What a plan may choose for an auxiliary; each is measured at every cut.
-AUXILIARY_MODES = ("selective", "stepwise", "sparing")
 
 
 class Planner:
@@ -70,15 +67,14 @@ class Planner:
         units = list_units(backbone)
         self.names, self.modules = units.names, units.modules
         self.tokens = units.layout.format is Format.NLC
+        self._recompute = partial(choose_recompute, names=self.names, modules=self.modules)
         self._models: dict[str | None, CostModel] = {}
         self._end_to_end_cost: Cost | None = None
 
     def with_micro_batches(self, count: int) -> "Planner":
         """The same for so many slices of a batch."""
-        other = copy.copy(self)
-        other.setting = replace(self.setting, micro_batches=count)
-        other._models, other._end_to_end_cost = {}, self._whole()
-        return other
+        setting = replace(self.setting, micro_batches=count)
+        return self._changed(setting=setting, _end_to_end_cost=self._whole())
 
     @property
     def divisible(self) -> bool:
@@ -95,8 +91,7 @@ class Planner:
         Raises:
             ValueError: For a backbone whose weights fit one image size only.
         """
-        other = copy.copy(self)
-        other._models, other._end_to_end_cost = {}, None
+        other = self._changed()
         if batch_size is not None:
             other.setting = replace(self.setting, batch_size=batch_size)
         if side is not None:
@@ -106,9 +101,11 @@ class Planner:
 
     def in_form(self, form: str | None) -> "Planner":
         """The same for one form of MAN; all forms if ``None``."""
+        return self._changed(keywords=self.keywords | ({"form": form} if form else {}))
+
+    def _changed(self, **attributes: Any) -> "Planner":
         other = copy.copy(self)
-        other._models, other._end_to_end_cost = {}, None
-        other.keywords = self.keywords | ({"form": form} if form else {})
+        vars(other).update({"_models": {}, "_end_to_end_cost": None} | attributes)
         return other
 
     # Costs ----------------------------------------------------------------------------------------
@@ -177,7 +174,7 @@ class Planner:
 
     def end_to_end(self, recompute: str | Sequence[str] | None = None) -> Plan:
         """The backbone as one block, units recomputed or not."""
-        units, _ = self._recompute(recompute, 0)
+        units, _ = self._recompute(recompute, auxiliaries=0)
         return self._end_to_end(Split(units=units))
 
     def _end_to_end(self, split: Split) -> Plan:
@@ -200,7 +197,7 @@ class Planner:
         spec = self._spec(form)
         if spec.base == "auglocal":
             indices = final_cuts(indices, len(self.names), **spec.head_settings)
-        units, auxiliaries = self._recompute(recompute, len(indices))
+        units, auxiliaries = self._recompute(recompute, auxiliaries=len(indices))
         return self._plan(form, Split(indices, units, auxiliaries))
 
     def balanced(
@@ -282,7 +279,7 @@ class Planner:
         if processes > (k or len(self.names)):
             have = f"k={k}" if k else f"{self.name} has {len(self.names)} units"
             raise ValueError(f"{processes} processes need a block each, but {have}.")
-        units, auxiliaries = self._recompute(recompute, 1)
+        units, auxiliaries = self._recompute(recompute, auxiliaries=1)
         ways = Spread(self._model(form), each_limit(limits, processes), units, auxiliaries.get(0))
         ks = (k,) if k else range(fewest, min(max(fewest, MOST_BLOCKS), len(self.names)) + 1)
         chain = ways.cut(ks, self.names)
@@ -336,14 +333,9 @@ class Planner:
         if recompute is None:
             free = tuple((None, *modes_of(module)) for module in self.modules)
             return Choices(ks, free, (None, *AUXILIARY_MODES))
-        units, auxiliaries = self._recompute(recompute, 1)
+        units, auxiliaries = self._recompute(recompute, auxiliaries=1)
         every = range(len(self.names))
         return Choices(ks, tuple((units.get(i),) for i in every), (auxiliaries.get(0),))
-
-    def _recompute(
-        self, recompute: str | Sequence[str] | None, auxiliaries: int
-    ) -> tuple[dict[int, str], dict[int, str]]:
-        return choose_recompute(recompute, self.names, self.modules, auxiliaries)
 
     def _refuse(self, budget: int, choices: Choices) -> None:
         """Raises ``ValueError`` where one unit alone is too much: no need to search."""

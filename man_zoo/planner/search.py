@@ -28,6 +28,10 @@ from .blocks import (
 from .cost import CostModel
 from .lasting import auxiliary_resident, resident, restored_bytes
 
+# More blocks than this cost arithmetic and no longer save memory: auxiliaries are what is left.
+MOST_BLOCKS = 16
+# What a plan may choose for an auxiliary; each is measured at every cut.
+AUXILIARY_MODES = ("selective", "stepwise", "sparing")
 # Choices kept for the units of a block, evenly thinned, so that a search stays short.
 FRONT = 24
 # A search for the least memory stops where two limits are this close.

@@ -20,7 +20,6 @@ import psutil
 import torch
 from filelock import FileLock
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 
 from ..auxiliary import Auxiliary, MomentumLink, MomentumUnit
 from ..console import write_json
@@ -73,6 +72,8 @@ def median_seconds(step: Callable[[], object], run: float) -> float:
         step: What to call.
         run: Seconds for which it is called again and again.
     """
+    from torch.utils.benchmark import Timer  # slow to import, and speaks of compilers
+
     timer = Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads())
     return timer.blocked_autorange(min_run_time=run).median
 
