@@ -41,7 +41,10 @@ def real_step(slices: int, batch: int) -> int:
 
 @pytest.mark.parametrize("slices", [1, 4])
 def test_accumulated_steps_cost_what_real_ones_do(slices):
-    cost = meter_step(planner("resnet18", "dgl", 64), Alternative(checkpointed=True, slices=slices))
+    cost = meter_step(
+        planner("resnet18", "dgl", 64, "sgd", "no", "cpu"),
+        Alternative(checkpointed=True, slices=slices),
+    )
     assert cost.peak == pytest.approx(real_step(slices, 64), rel=0.001)
 
 
@@ -78,8 +81,8 @@ def test_the_next_larger_batch_does_not_fit():
     assert plan.setting.batch_size == batch
     assert plan.cost.peak <= budget < plans.resized(batch_size=batch + 1).smallest(2).cost.peak
     model = man_zoo.localize("resnet18", "man_dgl", num_classes=10, img_size=64, **plan.keywords())
-    assert metered(model, batch).peak_bytes <= 1.003 * budget
-    assert metered(model, batch + 1).peak_bytes > budget
+    assert metered(model, batch, "sgd", "no", "cpu").peak_bytes <= 1.003 * budget
+    assert metered(model, batch + 1, "sgd", "no", "cpu").peak_bytes > budget
     slices = rows["slices"].size
     assert slices % 4 == 0
     assert real_step(4, slices) <= budget < real_step(4, slices + 4)

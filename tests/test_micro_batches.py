@@ -14,7 +14,6 @@ from torch import Tensor, nn
 import man_zoo
 from man_zoo.benchmark import live_cost
 from man_zoo.commands.__main__ import main as run_command
-from man_zoo.commands.benchmark import build_parser
 from man_zoo.meter import LiveBytes
 from man_zoo.micro_batches import normalises_batches
 from man_zoo.parallel.block_parallel import BlockParallel
@@ -271,8 +270,7 @@ def test_the_predicted_cost_is_that_of_a_real_step(case):
     plan = planner.cuts(3, "even", recompute)
     keywords = keywords | {"cuts": "even", "recompute": recompute, "img_size": 32}
     model = man_zoo.localize(method=method, k=3, num_classes=10, **(network | keywords))
-    args = build_parser().parse_args([model.spec.name, "--no-channels-last"])
-    cost = live_cost(model.train(), args, BATCH_PLANNED, slices)
+    cost = live_cost(model.train(), planner.setting)
     assert plan.cost.peak == pytest.approx(cost.peak_bytes, rel=0.01)
     assert plan.cost.total == pytest.approx(cost.flops, rel=1e-6)
 
@@ -288,9 +286,9 @@ def planner_of(network: dict, method: str, keywords: dict, slices: int = 1) -> P
 
 def test_the_planner_takes_slices_instead_of_recomputing():
     planner = planner_of(VIT, "dgl", {})
-    whole, recomputed = planner.cuts(2, "even").cost, planner.cuts(2, "even", "units").cost
-    budget = (whole.peak + recomputed.peak) // 2
-    assert planner.within(budget, 2).arithmetic_ratio > 1.05
+    whole = planner.cuts(2, "even").cost
+    budget = planner.smallest(2).cost.peak * 105 // 100
+    assert planner.within(budget, 2).arithmetic_ratio > 1.02
     _, plan = choose_micro_batches(planner, budget, 2)
     assert plan.arithmetic_ratio < 1.01
     fewer = planner.with_micro_batches(plan.setting.micro_batches // 2).within(budget, 2)

@@ -172,7 +172,7 @@ def test_the_predicted_cost_is_that_of_a_real_step(backbone, k, batch_size, reco
     model = man_zoo.localize(
         backbone, "overlap_dgl", k, cuts="even", recompute=recompute, num_classes=10, img_size=size,
     )  # fmt: skip
-    cost = metered(model, batch_size)
+    cost = metered(model, batch_size, "sgd", "no", "cpu")
     assert plan.cost.peak == pytest.approx(cost.peak_bytes, rel=0.01)
     assert plan.cost.total == pytest.approx(cost.flops, rel=1e-6)
 

@@ -91,7 +91,7 @@ def test_the_optimizers_state_is_counted():
 
 
 def test_end_to_end_with_and_without_recomputation():
-    plans = planner("resnet50", "man_dgl")
+    plans = planner("resnet50", "man_dgl", BATCH, "sgd", "no", "cpu")
     for recompute in (None, "all"):
         model = man_zoo.localize(
             "resnet50", "e2e", recompute=recompute, num_classes=10, img_size=64
@@ -145,7 +145,7 @@ def test_a_last_block_of_just_the_units_that_it_needs_is_found(method, keywords)
 
 def test_a_budget_is_kept_and_costs_less_the_larger_it_is():
     plans = planner("resnet18", "man_dgl", 128)
-    budgets = [plans.smallest().cost.peak * share // 100 for share in (105, 130, 180)]
+    budgets = [plans.smallest().cost.peak * share // 100 for share in (100, 130, 180)]
     found = [plans.within(budget) for budget in budgets]
     assert all(plan.cost.peak <= budget for plan, budget in zip(found, budgets, strict=True))
     ratios = [plan.arithmetic_ratio for plan in found]
