@@ -3,7 +3,7 @@
 In one process with one thread; in one with as many threads as there are processes; in data
 parallel, each process with its share of the batch, where a block's gradients are averaged as DDP
 does it and while the next block runs; and block-parallel. Times are of a step in the steady state:
-the first of a few consecutive steps is left out, in which a pipeline fills.
+of some consecutive steps those are left out in which a pipeline fills and empties.
 """
 
 import json
@@ -33,7 +33,8 @@ from .candidates import Candidate, parse_candidate
 from .report import above_settings, settings
 from .step import build, noise, setting_of
 
-STEPS = 4  # consecutive ones, of which the first is not timed
+STEPS = 9  # consecutive ones, of which these are not timed:
+FILLS, EMPTIES = 2, 1
 MIB = 2**20
 CPU = torch.device("cpu")
 
@@ -228,7 +229,8 @@ def _way(
             parallel.step(features, target, blocks=blocks, step=step, late=late)
             ends.append(time.perf_counter())
         parallel.finish()
-        return (ends[-1] - ends[0]) / max(1, steps - 1)
+        timed = ends[FILLS - 1 : steps - EMPTIES]
+        return (timed[-1] - timed[0]) / (len(timed) - 1) if len(timed) > 1 else 0.0
 
     resident = [*parallel.blocks, *optimizers, *(batch or ())]
     if parallel.across is not None:
