@@ -170,6 +170,20 @@ def test_a_group_is_told_and_its_readers_go_on(data, tmp_path) -> None:
     )
 
 
+def test_a_child_that_lives_on_does_not_keep_a_run_from_its_end() -> None:
+    """As a process that reads images does, while an error still holds its loader."""
+    code = """
+import os, signal
+from man_zoo.parallel.termination import Termination
+with Termination(""):
+    child = os.fork()
+    if not child:
+        signal.pause()
+os.kill(child, signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_a_second_one_ends_a_run_that_does_not_come_to_an_update(data, tmp_path) -> None:
     stuck = tmp_path / "stuck.py"
     stuck.write_text(STUCK)

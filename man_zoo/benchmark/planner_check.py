@@ -40,7 +40,8 @@ BACKBONES = {
     "eva02_tiny_patch14_224": 224,
     "vit_relpos_small_patch16_224": 224,
 }
-METHODS = ("dgl", "infopro", "predsim", "man_dgl", "man_infopro", "manpp_dgl")
+METHODS = ("dgl", "infopro", "predsim", "man_dgl", "man_infopro", "manpp_dgl", "overlap_dgl")
+RECOMPUTE = (None, "auxiliaries", "all", "selective", "expansions", "stepwise", "sparing")
 # What a step can be, a list of choices each; a dimension of Setting is one more line.
 DIMENSIONS: dict[str, tuple[Any, ...]] = {
     "batch_size": (2, 8, 32),
@@ -51,6 +52,7 @@ DIMENSIONS: dict[str, tuple[Any, ...]] = {
     "model_ema": (False, False, True),
     "channels_last": (False, True),
     "soft_target": (False, False, True),
+    "micro_batches": (1, 1, 2),
 }
 
 
@@ -101,10 +103,12 @@ def combinations(seed: int) -> Iterator[Combination]:
     while True:
         for backbone in rng.sample(sorted(BACKBONES), len(BACKBONES)):
             method, k = rng.choice(METHODS), rng.randint(2, 4)
-            recompute = rng.choice((None, "units", "auxiliaries", "all"))
+            recompute = rng.choice(RECOMPUTE)
             setting = {key: rng.choice(values) for key, values in DIMENSIONS.items()}
             if setting["precision"] == "fp16":
                 setting["device"] = "cuda"  # the CPU does not train in fp16
+            if method == "predsim" or setting["batch_size"] == 2:
+                setting["micro_batches"] = 1  # a loss that compares images; BatchNorm of one
             yield Combination(backbone, method, k, recompute, Setting(**setting))
 
 

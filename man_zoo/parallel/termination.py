@@ -27,6 +27,7 @@ T = TypeVar("T")
 STATUS = 128 + signal.SIGTERM  # what a shell makes of SIGTERM
 # A batch system signals a launcher and its processes alike, and the launcher passes its own on.
 _ONE_SIGNAL = 3.0  # seconds in which two count as one
+_END = b"\0"  # no signal's number
 # torchrun's own variable: seconds from its SIGTERM to its SIGKILL.
 _TO_SIGKILL = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 
@@ -82,8 +83,9 @@ class Termination:
         handler, descriptor = self._before
         signal.set_wakeup_fd(descriptor)
         signal.signal(signal.SIGTERM, handler)
-        os.close(self._tell)
+        os.write(self._tell, _END)  # children that live on have the pipe open too
         self._thread.join()
+        os.close(self._tell)
         os.close(self._told)
 
     def _ask(self, *_: Any) -> None:
@@ -146,7 +148,7 @@ class Termination:
             if not ready:
                 continue
             signals = os.read(self._told, 1024)
-            if not signals:  # closed
+            if _END in signals:
                 return
             if signal.SIGTERM not in signals:
                 continue
