@@ -38,3 +38,12 @@ def check_micro_batches(count: int, compares: bool, method: str) -> None:
             f"This loss of {method} compares the images of a batch with each other, which "
             f"{count} micro-batches keep apart; expected micro_batches=1."
         )
+
+
+def need_an_image_each(count: int, batch_size: int) -> None:
+    """Raises ``ValueError`` for more slices than images, in the words of the flags."""
+    if count > batch_size:
+        raise ValueError(
+            f"--micro-batches {count} is more than the {batch_size} images of a batch; expected at "
+            "most that many."
+        )

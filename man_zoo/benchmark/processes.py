@@ -28,14 +28,14 @@ from ..parallel.block_parallel import BlockParallel
 from ..parallel.data_parallel import PlainReplica, Replica, average_gradients
 from ..planner import place
 from ..planner.optimizer import create_optimizer
+from ..planner.sizes import MIB
 from ..runs.metadata import machine
 from .candidates import Candidate, parse_candidate
 from .report import above_settings, settings
-from .step import build, noise, setting_of
+from .step import build, in_precision, noise, setting_of
 
 STEPS = 9  # consecutive ones, of which these are not timed:
 FILLS, EMPTIES = 2, 1
-MIB = 2**20
 CPU = torch.device("cpu")
 
 
@@ -210,11 +210,7 @@ def _way(
     setting = setting_of(args, batch_size, "cpu")
     optimizers = [create_optimizer(b, setting.opt, {}, "cpu") for b in parallel.blocks]
     batch = noise(parallel.model, setting) if parallel.is_first else None
-    blocks: list[Callable[..., Any]] = list(replicas or parallel.blocks)
-    if args.mixed_precision == "bf16":
-        bf16 = torch.autocast("cpu", torch.bfloat16)
-        blocks = [bf16(block.__call__) for block in replicas or parallel.blocks]
-
+    blocks = in_precision(replicas or parallel.blocks, setting, "cpu")
     late = any(isinstance(block, Replica) for block in replicas)
 
     def step(j: int) -> None:

@@ -1,7 +1,7 @@
 """One training step of a candidate, as the training recipe would run it, and what it costs."""
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -74,6 +74,16 @@ def setting_of(args: Namespace, batch_size: int, device: str) -> Setting:
     )
 
 
+def in_precision(
+    blocks: Sequence[nn.Module], setting: Setting, device: str
+) -> list[Callable[..., Any]]:
+    """The blocks as they are run: under autocast, where the setting is in half precision."""
+    if setting.precision == "no":
+        return list(blocks)
+    half = LOW_PRECISION[setting.precision]
+    return [torch.autocast(device, half)(block.__call__) for block in blocks]
+
+
 def train_here(
     candidate: Candidate, args: Namespace, batch_size: int, device: torch.device
 ) -> "Training":
@@ -108,10 +118,7 @@ class Training:
             for block in self.blocks
         ]
         self.images, self.target = noise(model, setting)
-        self.forwards: Sequence[Any] = self.blocks
-        if setting.precision != "no":
-            device, half = self.images.device.type, LOW_PRECISION[setting.precision]
-            self.forwards = [torch.autocast(device, half)(block.__call__) for block in self.blocks]
+        self.forwards = in_precision(self.blocks, setting, self.images.device.type)
 
     @property
     def resident(self) -> list[Any]:

@@ -12,7 +12,7 @@ from timm.layers import to_2tuple
 from ..console import Keywords, Parser, exit_status, output_file, user_errors
 from ..console.numbers import memory_size, memory_sizes, positive, positive_or_auto
 from ..messages import unknown
-from ..micro_batches import GHOST
+from ..micro_batches import GHOST, need_an_image_each
 from ..planner import (
     AUTO,
     BALANCED,
@@ -134,11 +134,8 @@ def check(args: Namespace) -> None:
         raise ValueError("--budget is for one process; --memory limits each of --processes.")
     if args.micro_batches == AUTO and not args.budget:
         raise ValueError("--micro-batches auto chooses for a --budget; name one, or a number.")
-    if args.micro_batches != AUTO and args.micro_batches > args.batch_size:
-        raise ValueError(
-            f"--micro-batches {args.micro_batches} is more than the {args.batch_size} images of a "
-            "batch; expected at most that many."
-        )
+    if args.micro_batches != AUTO:
+        need_an_image_each(args.micro_batches, args.batch_size)
 
 
 def create_planner(args: Namespace, progress: Callable[[], object]) -> tuple[Planner, int | None]:

@@ -28,8 +28,8 @@ from ..target import acting_as
 from .optimizer import create_optimizer
 from .piece import bytes_of, without_data
 from .planner import Planner
+from .ratios import BesideEndToEnd
 from .setting import Setting
-from .sizes import GIB
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,14 @@ class Cost(NamedTuple):
     saved: int
     flops: int
 
+    @property
+    def total(self) -> int:
+        """Arithmetic of the whole step, as a plan's cost has it."""
+        return self.flops
+
 
 @dataclass(frozen=True)
-class Metered:
+class Metered(BesideEndToEnd[Cost]):
     """An alternative beside end to end.
 
     Args:
@@ -75,21 +80,6 @@ class Metered:
 
     cost: Cost
     end_to_end: Cost
-
-    @property
-    def peak_gib(self) -> float:
-        """Peak of live tensors over a step, in GiB."""
-        return self.cost.peak / GIB
-
-    @property
-    def memory_ratio(self) -> float:
-        """That peak relative to end to end."""
-        return self.cost.peak / self.end_to_end.peak
-
-    @property
-    def arithmetic_ratio(self) -> float:
-        """Arithmetic of a step relative to end to end."""
-        return self.cost.flops / self.end_to_end.flops
 
 
 END_TO_END = Alternative()
@@ -170,11 +160,8 @@ class _Step:
         # gradients of those before.
         self.rounds = min(way.slices * setting.grad_accum_steps, 2)
         size = -(-setting.batch_size // way.slices)
-        images = torch.empty(size, *planner.input_size)
-        self.images = images.contiguous(memory_format=setting.memory_format)
-        self.target = torch.empty(size, dtype=torch.long)
-        if setting.soft_target:
-            self.target = torch.empty(size, self.model.num_classes)
+        classes = self.model.num_classes
+        self.images, self.target = setting.empty_batch(size, planner.input_size, classes)
         self.optimizer = None if way.small_state else self._settled(setting)
         averaged = fake() if setting.model_ema else None
         self.resident = (self.model, self.optimizer, self.images, self.target, averaged)

@@ -70,12 +70,8 @@ class CostModel:
         with self._step():
             self.backbone = self._fake(backbone)
             self.units = list_units(self.backbone)
-            images = torch.empty(setting.slice_size, *input_size)
-            self._images = images.contiguous(memory_format=setting.memory_format)
-            self._target = (
-                torch.empty(setting.slice_size, self.num_classes)
-                if setting.soft_target
-                else torch.empty(setting.slice_size, dtype=torch.long)
+            self._images, self._target = setting.empty_batch(
+                setting.slice_size, input_size, self.num_classes
             )
             self._features = self._run_units()
         self.out_bytes = [self._of_batch(bytes_of(h)) for h in self._features]

@@ -5,12 +5,12 @@ from typing import Any
 
 from ..spec import LocalSpec
 from .blocks import Cost, Split
+from .ratios import BesideEndToEnd
 from .setting import Setting
-from .sizes import GIB
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(BesideEndToEnd[Cost]):
     """A split, and what a training step of it costs.
 
     Args:
@@ -28,21 +28,6 @@ class Plan:
     cost: Cost
     end_to_end: Cost
     setting: Setting
-
-    @property
-    def peak_gib(self) -> float:
-        """Peak of live tensors over a step, in GiB."""
-        return self.cost.peak / GIB
-
-    @property
-    def memory_ratio(self) -> float:
-        """That peak relative to end to end."""
-        return self.cost.peak / self.end_to_end.peak
-
-    @property
-    def arithmetic_ratio(self) -> float:
-        """Arithmetic of a step relative to end to end."""
-        return self.cost.total / self.end_to_end.total
 
     @property
     def form(self) -> str | None:

@@ -11,7 +11,6 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from ..console import write_json
 from ..families import Units, list_units
 from .optimizer import create_optimizer
 from .piece import Forward
-from .setting import LOW_PRECISION, Setting
+from .setting import Setting
 from .sizes import GIB
 
 # Seconds for which a piece is run after its warm-up; a slow one runs once.
@@ -56,13 +55,6 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
-
-
-def autocast(setting: Setting, device: torch.device) -> AbstractContextManager[Any]:
-    """Around a forward pass on the device."""
-    if setting.precision == "no":
-        return nullcontext()
-    return torch.autocast(device.type, LOW_PRECISION[setting.precision])
 
 
 def median_seconds(step: Callable[[], object], run: float) -> float:
@@ -168,7 +160,7 @@ class Clock:
         links = list(_links(module))
 
         def run() -> Tensor:
-            with autocast(setting, device):
+            with setting.autocast(device.type):
                 return forward(module, h, images, target)
 
         gradient = torch.ones_like(run())

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 LOW_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -41,11 +42,23 @@ class Setting:
     soft_target: bool = False
     micro_batches: int = 1
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Around a forward pass on the CPU's tensors, within ``acting_as(device)``."""
+    def autocast(self, device: str = "cpu") -> AbstractContextManager[Any]:
+        """Around a forward pass on a kind of device.
+
+        By default on the CPU's tensors, as the planner has them within ``acting_as(self.device)``.
+        """
         if self.precision == "no":
             return nullcontext()
-        return torch.autocast("cpu", LOW_PRECISION[self.precision])
+        return torch.autocast(device, LOW_PRECISION[self.precision])
+
+    def empty_batch(
+        self, count: int, input_size: tuple[int, int, int], classes: int
+    ) -> tuple[Tensor, Tensor]:
+        """So many images ``(B, C, H, W)`` and their target, of no values."""
+        images = torch.empty(count, *input_size).contiguous(memory_format=self.memory_format)
+        if self.soft_target:
+            return images, torch.empty(count, classes)
+        return images, torch.empty(count, dtype=torch.long)
 
     @property
     def keeps_gradients(self) -> bool:

@@ -8,7 +8,7 @@ from ..local_model import LocalModel
 from .optimizer import create_optimizer
 from .plan import Plan
 from .planner import Planner
-from .seconds import autocast, device_at_hand, device_name, free_bytes, median_seconds
+from .seconds import device_at_hand, device_name, free_bytes, median_seconds
 from .sizes import GIB
 
 RUN = 2.0  # seconds of steps, after a warm-up
@@ -53,7 +53,7 @@ def step_seconds(planner: Planner, plan: Plan) -> float:
         optimizers[j].zero_grad()
 
     def step() -> None:
-        with autocast(setting, device):
+        with setting.autocast(device.type):
             model.local_step(images, target, step=update)
 
     return median_seconds(step, RUN)

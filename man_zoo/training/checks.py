@@ -5,6 +5,7 @@ from argparse import Namespace
 from torch import nn
 
 from ..local_model import LocalModel
+from ..micro_batches import need_an_image_each
 
 
 def check_flags(args: Namespace, model: LocalModel, batches: int) -> None:
@@ -23,11 +24,7 @@ def check_flags(args: Namespace, model: LocalModel, batches: int) -> None:
             f"--grad-accum-steps {args.grad_accum_steps} is more than the {batches} batches of an "
             "epoch; expected at most that many."
         )
-    if args.micro_batches > args.batch_size:
-        raise ValueError(
-            f"--micro-batches {args.micro_batches} is more than the {args.batch_size} images of a "
-            "batch; expected at most that many."
-        )
+    need_an_image_each(args.micro_batches, args.batch_size)
     model.check_micro_batches(args.micro_batches)
     if args.batch_size < 2 * args.micro_batches and _averages_vectors(model):
         of_one = f"--micro-batches {args.micro_batches} of " if args.micro_batches > 1 else ""

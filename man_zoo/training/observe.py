@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ..meter import LiveBytes, tensors_of
+from ..planner.sizes import MIB
 
 GRAD_NORM, SECONDS, PEAK = "grad_norm_block", "seconds_block", "peak_mib_block"
 METERED = 2  # the update that is metered: a run's first has no optimizer state yet
-MIB = 2**20
 _OF_A_LOOK = ("norms", "seconds", "peaks")
 
 Moment = Any  # float, in seconds, or torch.cuda.Event
