@@ -84,7 +84,9 @@ def localize(
     if k is None and memory_budget is None:
         raise ValueError(f"{method!r} needs k=, the number of local blocks, or memory_budget=.")
     dense = task != CLASSIFICATION
-    what = create_task(task, keywords.pop("num_classes", 0), decoder) if dense else None
+    what = None
+    if dense or decoder is not None:
+        what = create_task(task, keywords.pop("num_classes", 0), decoder)
     local_keywords = take_keywords(keywords)
     step = {f.name: keywords.pop(f.name) for f in fields(Setting) if f.name in keywords}
     cfg = resolve_pretrained_cfg(backbone, pretrained_cfg, pretrained_cfg_overlay)
