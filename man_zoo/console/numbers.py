@@ -66,6 +66,17 @@ def threads(text: str) -> int:
     return _whole(text, 1, 1024)
 
 
+def image_size(text: str) -> int | tuple[int, int]:
+    """Pixels of a square image's side, or height and width: ``512x1024``."""
+    try:
+        height, *width = [positive(side) for side in text.lower().split("x")]
+    except ArgumentTypeError as error:
+        raise ArgumentTypeError(f"expected pixels such as 224 or 512x1024, got {text!r}") from error
+    if len(width) > 1:
+        raise ArgumentTypeError(f"expected a height and a width such as 512x1024, got {text!r}")
+    return (height, width[0]) if width else height
+
+
 def memory_size(text: str) -> str:
     """A size with its unit, above 0; still a text, as the planner takes it."""
     match = re.fullmatch(r"((\d*\.)?\d+) ?[KMG]i?B", text, re.IGNORECASE)
