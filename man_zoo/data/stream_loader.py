@@ -2,7 +2,6 @@
 
 import math
 import random
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .images import StreamedImages, TransformedImages, read
+from .readers import Readers
 from .sampling import check_enough, epoch_generator, evaluation_batches, training_batches
 from .skipping import Skipping, collate
 
@@ -28,11 +28,6 @@ class _SeededImages(Dataset):
         index, seed = key
         with _random_state(seed):
             return self.images[index]
-
-
-def _leave_sigterm(worker: int) -> None:
-    """A batch system sends SIGTERM to all processes, but a run that stops needs its next batch."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextmanager
@@ -148,12 +143,11 @@ class StreamLoader:
             batching = {"batch_sampler": self._batches(generator)[self.start :]}
         # A new loader each epoch: its workers then start from this epoch's state. Given the
         # generator, it draws nothing from the training loop's own.
-        loader = DataLoader(
+        loader = Readers(
             self.dataset,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             generator=generator,
-            worker_init_fn=_leave_sigterm,
             collate_fn=collate if self.skip_bad else None,
             **batching,
         )
