@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from timm.data import ImageDataset, create_dataset
 from torch.utils.data import IterableDataset, Subset
 from torchvision import datasets as tv_datasets
@@ -88,6 +86,10 @@ def open_splits(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[s
 
 def _digits() -> Split:
     """scikit-learn's 1,797 scanned digits, 80 % for training, in a split that never changes."""
+    # Here, because it takes every command a second to import.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     scans = load_digits()
     images = [Image.fromarray(scan) for scan in (scans.images * (255 / 16)).astype(np.uint8)]
     pairs = list(zip(images, scans.target.tolist(), strict=True))
