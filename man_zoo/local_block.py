@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from .auxiliary import Auxiliary
-from .recompute import run
+from .tasks import Features, as_list, run_units
 
 
 class LocalBlock(nn.Module):
@@ -18,10 +19,12 @@ class LocalBlock(nn.Module):
 
     Args:
         units: The backbone's own units, shared with it.
-        output: The auxiliary of blocks 1 .. K-1, or, for block K, the backbone's head.
+        output: The auxiliary of blocks 1 .. K-1, or, for block K, the network's head.
         criterion: Loss of the head, ``(logits, target) -> scalar``; auxiliaries bring their own.
         undecayed: Parameters without weight decay, of this block and maybe of others.
         recompute: Modes of the units that are recomputed in backward, by index within the block.
+        taps: Units whose output the network's head takes beside the last one's, by index within the
+            block. It goes along with the features, detached at every cut.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class LocalBlock(nn.Module):
         criterion: Callable[[Tensor, Tensor], Tensor],
         undecayed: Iterable[nn.Parameter] = (),
         recompute: Mapping[int, str] = MappingProxyType({}),
+        taps: Iterable[int] = (),
     ) -> None:
         super().__init__()
         self.units = nn.Sequential(*units)
@@ -40,39 +44,42 @@ class LocalBlock(nn.Module):
         # By name, so that it holds for a copy of the block as well.
         self._undecayed = {name for name, p in self.named_parameters() if id(p) in ids}
         self.recompute = recompute
+        self.taps = tuple(taps)
 
     def forward(
-        self, features: Tensor, target: Tensor, image: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        self, features: Features, target: Tensor, image: Tensor | None = None
+    ) -> tuple[Features, Tensor, Tensor | None]:
         """One block's share of a training step; no gradient enters or leaves but through the loss.
 
         Args:
             features: The block before's output, or the normalised image.
-            target: Class indices ``(B,)`` or probabilities ``(B, classes)``.
+            target: Of the task, e.g. class indices ``(B,)``.
             image: The un-normalised image ``(B, C, H, W)``, for auxiliaries that look at it.
 
         Returns:
             Features for the next block (detached), the local loss (a scalar, with the block's
-            graph behind it), and logits ``(B, classes)``, detached, or ``None``.
+            graph behind it), and the prediction, detached, or ``None``.
         """
-        h = features.detach()
-        for i, unit in enumerate(self.units):
-            h = run(unit, h, recompute=self.recompute.get(i))
+        h = self.run_units(_detached(features))
         if isinstance(self.output, Auxiliary):
-            loss, logits = self.output(h, target, image)
+            loss, logits = self.output(as_list(h)[0], target, image)
         else:
             logits = self.classify(h)
             loss = self.criterion(logits, target)
-        return h.detach(), loss, None if logits is None else logits.detach()
+        return _detached(h), loss, None if logits is None else logits.detach()
 
-    def classify(self, features: Tensor) -> Tensor:
-        """Logits ``(B, classes)`` of the block's own classifier, from its units' output.
+    def run_units(self, features: Features) -> Features:
+        """The units' output, and behind it what is tapped."""
+        return run_units(self.units, features, self.taps, self.recompute)
+
+    def classify(self, features: Features) -> Tensor:
+        """The block's own prediction, from its units' output.
 
         Raises:
             ValueError: For a backbone in distilled training, whose head gives two.
         """
         if isinstance(self.output, Auxiliary):
-            return self.output.classify(features)
+            return self.output.classify(as_list(features)[0])
         logits = self.output(features)
         if not isinstance(logits, Tensor):
             raise ValueError(
@@ -84,3 +91,7 @@ class LocalBlock(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Names of parameters without weight decay, as timm's optimizer factory asks for them."""
         return set(self._undecayed)
+
+
+def _detached(features: Features) -> Features:
+    return tree_map_only(Tensor, Tensor.detach, features)

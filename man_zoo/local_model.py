@@ -11,23 +11,24 @@ from .auxiliary import MomentumLink, MomentumUnit
 from .auxiliary.auglocal import final_cuts
 from .auxiliary.build import build_auxiliaries
 from .auxiliary.momentum import first_units
-from .families import Units, list_units
+from .families import Units, list_units, map_shapes
 from .local_block import LocalBlock
 from .micro_batches import check_micro_batches
 from .recompute import UNITS, choose_recompute
 from .spec import LocalSpec
 from .split import block_ranges, choose_cuts
 from .step import LocalOutput, local_step
-from .undecayed import undecayed_names
+from .tasks import Classification, Decoder, DenseHead, DenseNetwork, Task
+from .undecayed import below_backbone, undecayed_names
 
 
 class LocalModel(nn.Module):
-    """A backbone with auxiliaries: ``local_step`` trains it, ``forward`` is the plain backbone.
+    """A backbone with auxiliaries: ``local_step`` trains it, ``forward`` is the plain network.
 
-    Parameters live in ``backbone`` (exactly timm's) and in ``auxiliaries``; ``blocks`` are views on
-    both, to be wrapped or compiled at will, and ``links`` the momentum links between them. What
-    this class does not define (``forward_features``, ``num_features``, ``pretrained_cfg``, ...) is
-    the backbone's.
+    Parameters live in ``backbone`` (exactly timm's), in ``auxiliaries`` and, for a dense task, in
+    ``decoder``; ``blocks`` are views on them, to be wrapped or compiled at will, and ``links`` the
+    momentum links between them. What this class does not define (``forward_features``,
+    ``num_features``, ``pretrained_cfg``, ...) is the backbone's.
 
     Args:
         backbone: An unmodified timm model.
@@ -35,8 +36,9 @@ class LocalModel(nn.Module):
         input_size: ``(channels, height, width)`` of the images that the auxiliaries are built for.
         auxiliaries: Whether to build the auxiliaries. Without them the model cannot be trained
             locally, but has no parameter that is not the backbone's.
-        criterion: Classification loss ``(logits, target) -> scalar`` of the head and of every
-            auxiliary that classifies; cross-entropy by default.
+        criterion: Loss ``(prediction, target) -> scalar`` of the network and of every auxiliary
+            that predicts; the task's by default.
+        task: What is learnt; classification into the backbone's classes by default.
 
     Raises:
         ValueError: For a family that cannot be split, an impossible K, a cut that does not exist.
@@ -54,13 +56,16 @@ class LocalModel(nn.Module):
         input_size: tuple[int, int, int],
         auxiliaries: bool = True,
         criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+        task: Task | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.spec = spec
         self.input_size = input_size
         self.trainable = auxiliaries
-        self.criterion = criterion or nn.CrossEntropyLoss()
+        self.task: Task = task or Classification(backbone.num_classes)
+        self.criterion = criterion or self.task.criterion()
+        self.decoder = self._new_decoder()
         self.auxiliaries = nn.ModuleList()
         self.checkpointing = False
         for name in ("mean", "std"):
@@ -68,12 +73,18 @@ class LocalModel(nn.Module):
             self.register_buffer(name, value, persistent=False)
         self._build()
 
+    def _new_decoder(self) -> Decoder | None:
+        maps = map_shapes(self.backbone, self.input_size) if self.task.dense else ()
+        decoder = self.task.decoder(maps, self.input_size)
+        reference = next(self.backbone.parameters())
+        return decoder and decoder.to(reference.device, reference.dtype).train(self.training)
+
     def _build(self) -> None:
         """Cuts, auxiliaries, blocks and links for the backbone as it is now."""
         units = list_units(self.backbone)
         spec = self.spec
         self.unit_names = units.names
-        self.cuts = choose_cuts(spec.backbone, units.names, spec.k, spec.cuts)
+        self.cuts = choose_cuts(spec.backbone, units.names, spec.k, spec.cuts, self.task.name)
         if spec.base == "auglocal":
             self.cuts = final_cuts(self.cuts, len(units), **spec.head_settings)
         recompute = choose_recompute(spec.recompute, units.names, units.modules, len(self.cuts))
@@ -89,7 +100,7 @@ class LocalModel(nn.Module):
             self.cuts,
             spec,
             self.input_size,
-            self.backbone.num_classes,
+            self.task,
             self.criterion,
             recompute[1],
         )
@@ -105,7 +116,9 @@ class LocalModel(nn.Module):
         ]
 
     def _local_blocks(self, units: Units, ranges: Sequence[range]) -> list[LocalBlock]:
-        outputs = [*self.auxiliaries, units.head]
+        head = units.head if self.decoder is None else DenseHead(units, self.decoder)
+        taps = () if self.decoder is None else self.decoder.taps
+        outputs = [*self.auxiliaries, head]
         names = self.no_weight_decay()
         undecayed = [p for name, p in self.named_parameters() if name in names]
         return [
@@ -115,6 +128,7 @@ class LocalModel(nn.Module):
                 self.criterion,
                 undecayed,
                 recompute,
+                [i - own.start for i in taps if i in own],
             )
             for own, output, recompute in zip(
                 ranges, outputs, self._recomputed(units, ranges), strict=True
@@ -151,7 +165,7 @@ class LocalModel(nn.Module):
 
         Args:
             images: Normalised images ``(B, C, H, W)``.
-            target: Class indices ``(B,)`` or probabilities ``(B, classes)``.
+            target: Of the task, e.g. class indices ``(B,)`` or probabilities ``(B, classes)``.
             blocks: The model's blocks, wrapped (DDP, compiled); as they are by default.
             micro_batches: Slices of the batch that each block runs one after the other before its
                 update: less memory, and the same training where images of a batch meet nowhere
@@ -184,7 +198,9 @@ class LocalModel(nn.Module):
         return images * self.std + self.mean
 
     def forward_exits(self, images: Tensor) -> list[Tensor]:
-        """Logits ``(B, classes)`` of every auxiliary and of the network, in order of the blocks.
+        """Predictions of every auxiliary and of the network, in order of the blocks.
+
+        They are logits ``(B, classes)``, or those of a dense task, at the size of the images.
 
         Raises:
             RuntimeError: If there are no auxiliaries, or they give no logits (contrast).
@@ -192,14 +208,15 @@ class LocalModel(nn.Module):
         self._need_auxiliaries("forward_exits")
         if not all(auxiliary.classifies for auxiliary in self.auxiliaries):
             raise RuntimeError("These auxiliaries learn by contrast and give no class logits.")
-        features, exits = images, []
+        features: Any = images
+        exits = []
         for block in self.blocks:
-            features = block.units(features)
-            exits.append(block.classify(features))
+            features = block.run_units(features)
+            exits.append(self.task.to_image(block.classify(features), to_2tuple(images.shape[2:])))
         return exits
 
     def forward_auxiliary(self, images: Tensor) -> list[Tensor]:
-        """Logits ``(B, classes)`` of every auxiliary, in order of the blocks: K - 1 early exits.
+        """Predictions of every auxiliary, in order of the blocks: K - 1 early exits.
 
         Raises:
             RuntimeError: If there are no auxiliaries, or they give no logits (contrast).
@@ -244,16 +261,31 @@ class LocalModel(nn.Module):
 
     # timm's model interface -----------------------------------------------------------------------
 
+    @property
+    def network(self) -> Any:
+        """What is used in the end: the backbone, or for a dense task the decoder on it."""
+        if self.decoder is None:
+            return self.backbone
+        return DenseNetwork(self.backbone, self.decoder, self.task, self.checkpointing)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the task."""
+        return self.task.num_classes
+
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(B, classes)`` of the plain backbone."""
-        return self.backbone(images)
+        """Logits ``(B, classes)`` of the plain backbone, or a dense prediction of the images."""
+        return self.network(images)
 
     def reset_classifier(self, num_classes: int, *args: Any, **kwargs: Any) -> None:
-        """A new head for ``num_classes``, and new auxiliaries for the same task.
+        """A new head or decoder for ``num_classes``, and new auxiliaries for the same task.
 
         The momentum units are built anew as well: they are copies of the backbone as it is now.
         """
-        self.backbone.reset_classifier(num_classes, *args, **kwargs)
+        if not self.task.dense:
+            self.backbone.reset_classifier(num_classes, *args, **kwargs)
+        self.task = self.task.with_classes(num_classes)
+        self.decoder = self._new_decoder()
         self._build()
 
     def set_input_size(self, img_size: Any = None, *args: Any, **kwargs: Any) -> None:
@@ -291,10 +323,7 @@ class LocalModel(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> Any:
         """The backbone's parameter groups, under ``backbone.``."""
-        groups = self.backbone.group_matcher(coarse=coarse)
-        if callable(groups):
-            return lambda name: groups(name.removeprefix("backbone."))
-        return {name: _below_backbone(pattern) for name, pattern in groups.items()}
+        return below_backbone(self.backbone.group_matcher(coarse=coarse))
 
     def no_weight_decay(self) -> set[str]:
         """Names of the backbone's parameters without weight decay, and of their copies."""
@@ -317,10 +346,3 @@ def _per_channel(values: Sequence[float], channels: int) -> Tensor:
 
 def _checkpoints_itself(unit: nn.Module) -> bool:
     return any(getattr(layer, "grad_checkpointing", False) for layer in unit.modules())
-
-
-def _below_backbone(pattern: Any) -> Any:
-    if isinstance(pattern, str):
-        # A group, because a pattern may be one of several: "^conv1|bn1".
-        return rf"^backbone\.(?:{pattern.replace('^', '')})"
-    return [(_below_backbone(sub), *rest) for sub, *rest in pattern]

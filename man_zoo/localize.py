@@ -15,7 +15,15 @@ from .families import list_units
 from .local_model import LocalModel
 from .messages import unknown
 from .planner import BALANCED, Plan, Planner, Setting, budget_bytes, measuring
-from .spec import END_TO_END, check_method, make_spec, method_keywords, take_keywords
+from .spec import (
+    CLASSIFICATION,
+    END_TO_END,
+    check_method,
+    make_spec,
+    method_keywords,
+    take_keywords,
+)
+from .tasks import create_task
 
 
 def localize(
@@ -31,6 +39,8 @@ def localize(
     pretrained_cfg_overlay: dict[str, Any] | None = None,
     memory_budget: int | str | None = None,
     calibrate: bool = False,
+    task: str = CLASSIFICATION,
+    decoder: str | None = None,
     **keywords: Any,
 ) -> LocalModel:
     """Split a timm model into K local blocks with the auxiliaries of a method.
@@ -44,7 +54,7 @@ def localize(
         pretrained: Load the backbone's pretrained weights.
         auxiliaries: Whether to build the auxiliaries; by default unless ``pretrained``, because a
             pretrained model is for inference and fine-tuning.
-        criterion: Classification loss; cross-entropy by default.
+        criterion: The task's loss by default.
         img_size: Height and width of the images, in pixels; the model's own by default.
         pretrained_cfg: As timm takes it.
         pretrained_cfg_overlay: As timm takes it.
@@ -52,6 +62,9 @@ def localize(
             the planner chooses what of K, cuts, form and recomputation is not given.
         calibrate: Whether the planner times the pieces on the device at hand, in channels-last
             order as the training recipe runs them, and keeps seconds small instead of arithmetic.
+        task: What is learnt: ``"classification"`` or ``"segmentation"``; the second takes
+            ``num_classes=`` and, of timm, ``output_stride=``.
+        decoder: Of a dense task: ``"deeplabv3"`` (default) or ``"fpn"``.
         keywords: ``cuts``, ``recompute``, ``head_norm``, the method's own (see its page in docs/)
             and timm's; and for the planner (``memory_budget``, ``cuts="balanced"``) what a step
             is, ``batch_size`` and more, as :class:`man_zoo.planner.Setting` takes it.
@@ -70,6 +83,10 @@ def localize(
         k = 1 if k is None else k
     if k is None and memory_budget is None:
         raise ValueError(f"{method!r} needs k=, the number of local blocks, or memory_budget=.")
+    dense = task != CLASSIFICATION
+    what = None
+    if dense or decoder is not None:
+        what = create_task(task, keywords.pop("num_classes", 0), decoder)
     local_keywords = take_keywords(keywords)
     step = {f.name: keywords.pop(f.name) for f in fields(Setting) if f.name in keywords}
     cfg = resolve_pretrained_cfg(backbone, pretrained_cfg, pretrained_cfg_overlay)
@@ -81,20 +98,15 @@ def localize(
     overlay = {"architecture": timm.models.get_arch_name(backbone)} | (pretrained_cfg_overlay or {})
     # Also where it is the default: timm makes vitamin_xlarge_336 with the settings of another.
     overlay["input_size"] = (channels, *size)
-    try:
-        model = timm.create_model(
-            backbone,
-            pretrained=pretrained,
-            pretrained_cfg=pretrained_cfg,
-            pretrained_cfg_overlay=overlay,
-            **keywords,
-        )
-    except TypeError as error:
-        stray = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if stray is None:
-            raise
-        what = f"keyword for {method} that {backbone} does not take either"
-        raise unknown(what, stray[1], method_keywords(method)) from error
+    model = _create_backbone(
+        backbone,
+        method,
+        pretrained=pretrained,
+        pretrained_cfg=pretrained_cfg,
+        pretrained_cfg_overlay=overlay,
+        **({"num_classes": 0} if dense else {}),
+        **keywords,
+    )
     name, input_size = (
         timm.models.get_arch_name(backbone),
         (keywords.get("in_chans", channels), *size),
@@ -111,6 +123,7 @@ def localize(
             setting=Setting(**({"channels_last": calibrate} | step)),
             criterion=criterion,
             calibrate=calibrate,
+            task=what,
         )
         chosen = plan(create, k, memory_budget, local_keywords)
         k, local_keywords = chosen.spec.k, local_keywords | chosen.keywords()
@@ -119,11 +132,30 @@ def localize(
     tokens = list_units(model).layout.format is Format.NLC
     return LocalModel(
         model,
-        make_spec(name, method, k, local_keywords, tokens),
+        make_spec(name, method, k, local_keywords, tokens, task),
         input_size=input_size,
         auxiliaries=not pretrained if auxiliaries is None else auxiliaries,
         criterion=criterion,
+        task=what,
     )
+
+
+def _create_backbone(backbone: str, method: str, **keywords: Any) -> Any:
+    """timm's model, and a sentence where it does not take a keyword."""
+    stride = keywords.get("output_stride")
+    try:
+        return timm.create_model(backbone, **keywords)
+    except (TypeError, AssertionError, NotImplementedError) as error:
+        stray = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if stray is not None and stray[1] != "output_stride":
+            what = f"keyword for {method} that {backbone} does not take either"
+            raise unknown(what, stray[1], method_keywords(method)) from error
+        if stride is None:
+            raise
+        raise ValueError(
+            f"{backbone} takes no output_stride={stride}: ResNet, ConvNeXt and EfficientNet "
+            "take 8, 16 or 32, and most other families keep their own; leave it out there."
+        ) from error
 
 
 def plan(

@@ -12,6 +12,7 @@ from .messages import unknown
 OVERLAP = "overlap"
 WRAPPERS = ("man", "manpp", OVERLAP)
 END_TO_END = "e2e"
+CLASSIFICATION = "classification"
 _SHARED_KEYWORDS = ("cuts", "head_norm", "recompute")
 _MOMENTUM_KEYWORDS = tuple(f.name for f in fields(MomentumSettings) if f.name != "scale")
 
@@ -24,6 +25,12 @@ _PUBLISHED_LAMBDAS: dict[tuple[str, str, int | None], dict[str, Any]] = {
     ("resnet101", "infopro", None): {"lambda1": (5.0, 5.0), "lambda2": (0.75, 0.75)},
     ("resnet152", "infopro", None): {"lambda1": (5.0, 5.0), "lambda2": (1.0, 1.0)},
 }
+
+_PUBLISHED_DENSE: dict[tuple[str, str], dict[str, Any]] = {
+    ("segmentation", "infopro"): {"lambda1": (1.5, 1.5), "lambda2": (1.0, 1.0)},
+}
+# A dense task has one small decoder behind a cut.
+_CLASSIFIER_KEYWORDS = ("head", "width", "classifier")
 
 
 def list_methods() -> list[str]:
@@ -146,15 +153,21 @@ def take_keywords(keywords: dict[str, Any]) -> dict[str, Any]:
     return {key: keywords.pop(key) for key in ours & keywords.keys()}
 
 
-def method_keywords(method: str) -> list[str]:
-    """Keywords that a model of this method takes beside timm's."""
+def method_keywords(method: str, task: str = CLASSIFICATION) -> list[str]:
+    """Keywords that a model of this method takes for a task, beside timm's."""
     base = base_method(method)
     of_momentum = _MOMENTUM_KEYWORDS if _has_momentum(method) else ()
-    return sorted({*_SHARED_KEYWORDS, *head_keywords(base), *of_momentum})
+    dense = () if task == CLASSIFICATION else _CLASSIFIER_KEYWORDS
+    return sorted({*_SHARED_KEYWORDS, *head_keywords(base), *of_momentum}.difference(dense))
 
 
 def make_spec(
-    backbone: str, method: str, k: int, keywords: Mapping[str, Any], tokens: bool = False
+    backbone: str,
+    method: str,
+    k: int,
+    keywords: Mapping[str, Any],
+    tokens: bool = False,
+    task: str = CLASSIFICATION,
 ) -> LocalSpec:
     """The spec of a method, with the defaults under the keywords given.
 
@@ -164,16 +177,18 @@ def make_spec(
         k: Number of local blocks.
         keywords: ``cuts``, ``head_norm``, ``recompute`` and the method's own.
         tokens: Whether the backbone passes tokens on (ViT), which changes some defaults.
+        task: Name of the task, which changes others.
 
     Raises:
         ValueError: For a keyword of another method than this one, or a value it does not take.
     """
     base = base_method(method)
-    accepted = method_keywords(method)
+    accepted = method_keywords(method, task)
     for key in keywords:
         if key not in accepted:
-            raise unknown(f"keyword for {method}", key, accepted)
-    settings = _default_settings(backbone, method, k, tokens) | dict(keywords)
+            what = method if task == CLASSIFICATION else f"{method} for {task}"
+            raise unknown(f"keyword for {what}", key, accepted)
+    settings = _default_settings(backbone, method, k, tokens, task) | dict(keywords)
     momentum = None
     if _has_momentum(method):
         chosen = {key: settings[key] for key in _MOMENTUM_KEYWORDS if key in settings}
@@ -190,11 +205,15 @@ def make_spec(
     )
 
 
-def _default_settings(backbone: str, method: str, k: int, tokens: bool) -> dict[str, Any]:
+def _default_settings(
+    backbone: str, method: str, k: int, tokens: bool, task: str
+) -> dict[str, Any]:
     """Defaults that depend on the name: those of the published results, but for MAN's form."""
     base = base_method(method)
     settings: dict[str, Any] = {}
-    if base == "dgl" and tokens:
+    if task != CLASSIFICATION:
+        settings |= _PUBLISHED_DENSE.get((task, base), {})
+    elif base == "dgl" and tokens:
         settings["head"] = "token"
     elif base == "dgl" and method != base:
         # The head of the release that gave MAN's published numbers; overlap is MAN's control.
@@ -203,8 +222,9 @@ def _default_settings(backbone: str, method: str, k: int, tokens: bool) -> dict[
         settings["form"] = "release"  # it has two branches to weigh
         if tokens:
             settings["learnable_units"] = 1
-    for key in ((backbone, base, None), (backbone, base, k), (backbone, method, None)):
-        settings |= _PUBLISHED_LAMBDAS.get(key, {})
+    if task == CLASSIFICATION:
+        for key in ((backbone, base, None), (backbone, base, k), (backbone, method, None)):
+            settings |= _PUBLISHED_LAMBDAS.get(key, {})
     return settings
 
 

@@ -3,7 +3,7 @@
 A cut is the index of the unit after which a local block ends; block K ends with the head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from .messages import unknown
@@ -31,9 +31,23 @@ PUBLISHED_CUTS: dict[tuple[str, int], str] = {
     ("resnet152", 4): "2.6 3.13 3.25",
 }
 
+# By task: DeepLabV3 at 512x1024 and output stride 8, in InfoPro's release.
+_PUBLISHED_DENSE_CUTS: dict[str, dict[tuple[str, int], str]] = {
+    "segmentation": {("resnet101", 2): "3.12"},
+}
+
+
+def published_cuts(task: str = "classification") -> Mapping[tuple[str, int], str]:
+    """The cuts that results of a task were published with, by backbone and K."""
+    return PUBLISHED_CUTS if task == "classification" else _PUBLISHED_DENSE_CUTS.get(task, {})
+
 
 def choose_cuts(
-    backbone: str, names: Sequence[str], k: int, cuts: str | Sequence[str] | None = None
+    backbone: str,
+    names: Sequence[str],
+    k: int,
+    cuts: str | Sequence[str] | None = None,
+    task: str = "classification",
 ) -> tuple[int, ...]:
     """The K - 1 units after which blocks 1 .. K-1 end.
 
@@ -43,6 +57,7 @@ def choose_cuts(
         k: Number of local blocks.
         cuts: ``"published"``, ``"even"``, unit names (a sequence, or one string with spaces or
             commas between them), or ``None``: published where there are such, else even.
+        task: What the network is for: where it is cut depends on that.
 
     Raises:
         ValueError: For an impossible K, a cut that does not exist, or K - 1 cuts that are not.
@@ -52,12 +67,13 @@ def choose_cuts(
             f"k={k} is impossible for {backbone}: it has {len(names)} units, so k is from 1 to "
             f"{len(names)}; the nearest is {min(max(k, 1), len(names))}."
         )
-    published = PUBLISHED_CUTS.get((backbone, k))
+    every = published_cuts(task)
+    published = every.get((backbone, k))
     if cuts is None:
         cuts = "published" if published else "even"
     if cuts == "published":
         if published is None:
-            known = sorted(known_k for name, known_k in PUBLISHED_CUTS if name == backbone)
+            known = sorted(known_k for name, known_k in every if name == backbone)
             raise ValueError(
                 f"No published cuts for {backbone} with k={k}; "
                 + (f"there are for k in {known}." if known else "use cuts='even' or unit names.")

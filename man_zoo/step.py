@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .auxiliary import MomentumLink
 from .draws import drawn_from
+from .tasks import Features
 
 Backward = Callable[[Tensor], object]
 
@@ -19,8 +20,9 @@ class LocalOutput:
     """What a training step gives back.
 
     Args:
-        logits: The last block's logits ``(B, classes)``, detached, in training mode: the network's,
-            or an auxiliary's where others train the blocks after it, ``None`` if it has none.
+        logits: The last block's prediction, e.g. logits ``(B, classes)``, detached, in training
+            mode: the network's, or an auxiliary's where others train the blocks after it, ``None``
+            if it has none.
         losses: Local losses ``(K,)`` in order of the blocks, detached; the last is the head's.
     """
 
@@ -41,7 +43,7 @@ def local_step(
     late: bool = False,
     key: Sequence[int] | None = None,
     first: int = 0,
-    pass_on: Callable[[Tensor, Tensor], object] | None = None,
+    pass_on: Callable[[Features, Tensor], object] | None = None,
     micro_batches: int = 1,
     accumulating: Callable[[int], AbstractContextManager[object]] = lambda _: nullcontext(),
 ) -> LocalOutput:
@@ -59,7 +61,7 @@ def local_step(
         blocks: Local blocks, as they are or wrapped (DDP, compiled).
         links: Momentum links, one for each pair of neighbours, or none.
         images: Normalised images ``(B, C, H, W)``.
-        target: Class indices ``(B,)`` or probabilities ``(B, classes)``.
+        target: Of the task, e.g. class indices ``(B,)`` or probabilities ``(B, classes)``.
         restored: The images un-normalised, for auxiliaries that look at them.
         backward: How to run a loss backward, e.g. ``accelerator.backward``; one for all blocks or
             one a block.
@@ -120,5 +122,9 @@ def local_step(
     return LocalOutput(None if logits[0] is None else _whole(logits), torch.stack(losses))
 
 
-def _whole(slices: Sequence[Tensor]) -> Tensor:
-    return slices[0] if len(slices) == 1 else torch.cat(list(slices))
+def _whole(slices: Sequence[Any]) -> Any:
+    if len(slices) == 1:
+        return slices[0]
+    if isinstance(slices[0], tuple):  # with what a decoder taps
+        return tuple(map(torch.cat, zip(*slices, strict=True)))
+    return torch.cat(list(slices))

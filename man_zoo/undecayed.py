@@ -1,4 +1,4 @@
-"""Parameters without weight decay: those that the backbone names, and their copies."""
+"""Names of parameters: without weight decay (the backbone's, and their copies), and in groups."""
 
 from typing import Any
 
@@ -26,3 +26,17 @@ def undecayed_names(backbone: Any, units: Units, auxiliaries: nn.Module) -> set[
     )
     copies = {name for name, _ in auxiliaries.named_parameters() if name.endswith(endings)}
     return {f"backbone.{name}" for name in own} | {f"auxiliaries.{name}" for name in copies}
+
+
+def below_backbone(groups: Any) -> Any:
+    """A backbone's ``group_matcher``, for the same parameters under ``backbone.``."""
+    if callable(groups):
+        return lambda name: groups(name.removeprefix("backbone."))
+    return {name: _pattern_below(pattern) for name, pattern in groups.items()}
+
+
+def _pattern_below(pattern: Any) -> Any:
+    if isinstance(pattern, str):
+        # A group, because a pattern may be one of several: "^conv1|bn1".
+        return rf"^backbone\.(?:{pattern.replace('^', '')})"
+    return [(_pattern_below(sub), *rest) for sub, *rest in pattern]

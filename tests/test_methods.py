@@ -15,6 +15,7 @@ from man_zoo.auxiliary.auglocal import AugLocalHead
 from man_zoo.auxiliary.infopro import InfoProHead, supervised_contrast
 from man_zoo.auxiliary.predsim import similarity
 from man_zoo.families import list_units
+from man_zoo.tasks import Classification
 
 BASES = ("dgl", "infopro", "predsim", "auglocal")
 WRAPPERS = [("", {}), ("man_", {"form": "release"}), ("man_", {"form": "paper"}), ("manpp_", {})]
@@ -148,7 +149,7 @@ def convolutions(module: nn.Module) -> list[tuple[int, int, int, bool]]:
 )
 def test_infopro_heads_for_imagenet(channels: int, size: int, decoder: list, sizes: list) -> None:
     head = InfoProHead(
-        site(channels=channels, size=(size, size), image_size=(224, 224), num_classes=1000)
+        site(channels=channels, size=(size, size), image_size=(224, 224), task=Classification(1000))
     ).eval()
     assert convolutions(head.decoder) == [(*conv, True) for conv in decoder]
     ups = [layer.size for layer in head.decoder if hasattr(layer, "size")]
@@ -182,7 +183,7 @@ def site(**changes) -> Site:
         layout=units.layout,
         image_size=(32, 32),
         image_channels=3,
-        num_classes=10,
+        task=Classification(10),
         units=units,
         position=model.cuts[0],
         widths=(16, 16, 16, 16, 32, 32, 32, 64, 64, 64),

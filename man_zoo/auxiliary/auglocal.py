@@ -5,6 +5,8 @@ evenly over the units after block j. Its parameters are its own; nothing is shar
 linearly over the blocks, and the last d + 1 units of the network train together.
 """
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from ..families import cannot_build
@@ -30,12 +32,18 @@ class AugLocalHead(Head):
         widths = _spread_widths(site, depth)
         self.features = nn.Sequential(*_units(site, widths))
         channels = widths[-1] if widths else site.channels
-        norm = [site.norm1d(channels)] if depth <= 1 else []
-        self.classifier = nn.Sequential(*norm, nn.Linear(channels, site.num_classes))
-        self.to_vector = site.layout.to_vector
+        self.view: Callable[[Tensor], Tensor]
+        self.classifier: nn.Module
+        exit = site.exit(channels)
+        if exit is not None:
+            self.view, self.classifier = site.layout.to_map, exit
+        else:
+            norm = [site.norm1d(channels)] if depth <= 1 else []
+            self.view = site.layout.to_vector
+            self.classifier = nn.Sequential(*norm, nn.Linear(channels, site.num_classes))
 
     def classify(self, features: Tensor) -> Tensor:
-        return self.classifier(self.to_vector(self.features(features)))
+        return self.classifier(self.view(self.features(features)))
 
 
 def final_cuts(

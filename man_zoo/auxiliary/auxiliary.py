@@ -51,7 +51,7 @@ class Auxiliary(nn.Module):
     def forward(
         self, features: Tensor, target: Tensor, image: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Local loss (a scalar) and logits ``(B, classes)``, ``None`` where the head has none."""
+        """Local loss (a scalar) and the head's prediction, ``None`` where it has none."""
         return run(self.head, self.momentum(features), target, image, recompute=self.recompute)
 
     def classify(self, features: Tensor) -> Tensor:

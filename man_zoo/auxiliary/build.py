@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..families import Units, init_convolutions, unit_shapes
 from ..spec import LocalSpec
 from ..split import block_ranges
+from ..tasks import Exit, Task
 from . import METHODS
 from .auxiliary import Auxiliary
 from .momentum import MomentumUnit, first_units
@@ -23,7 +24,7 @@ def build_auxiliaries(
     cuts: tuple[int, ...],
     spec: LocalSpec,
     input_size: tuple[int, int, int],
-    num_classes: int,
+    task: Task,
     criterion: Callable[[Tensor, Tensor], Tensor],
     recompute: Mapping[int, str] = MappingProxyType({}),
 ) -> list[Auxiliary]:
@@ -35,8 +36,8 @@ def build_auxiliaries(
         cuts: Index of the last unit of blocks 1 .. K-1.
         spec: Method and settings.
         input_size: ``(channels, height, width)`` of the image.
-        num_classes: Classes of the task.
-        criterion: Classification loss.
+        task: What is learnt.
+        criterion: Its loss.
         recompute: Modes of the auxiliaries that are recomputed in backward, by index.
 
     Raises:
@@ -53,7 +54,7 @@ def build_auxiliaries(
             cut,
             spec,
             input_size,
-            num_classes,
+            task,
             criterion,
             place=(j, len(cuts)),
             recompute=recompute.get(j),
@@ -68,7 +69,7 @@ def build_auxiliary(
     cut: int,
     spec: LocalSpec,
     input_size: tuple[int, int, int],
-    num_classes: int,
+    task: Task,
     criterion: Callable[[Tensor, Tensor], Tensor],
     *,
     place: tuple[int, int],
@@ -82,8 +83,8 @@ def build_auxiliary(
         cut: Index of the block's last unit.
         spec: Method and settings.
         input_size: ``(channels, height, width)`` of the image.
-        num_classes: Classes of the task.
-        criterion: Classification loss.
+        task: What is learnt.
+        criterion: Its loss.
         place: Which auxiliary it is, from 0, and how many there are.
         recompute: Mode in which it is recomputed in backward, if it is.
     """
@@ -103,7 +104,7 @@ def build_auxiliary(
         layout=units.layout,
         image_size=input_size[1:],
         image_channels=input_size[0],
-        num_classes=num_classes,
+        task=task,
         units=units,
         position=position,
         widths=widths,
@@ -111,7 +112,9 @@ def build_auxiliary(
         criterion=criterion,
     )
     head = METHODS[spec.base](site, **spec.head_settings)
-    init_convolutions(head)
+    for part in head.children():
+        if not isinstance(part, Exit):
+            init_convolutions(part)
     return Auxiliary(head, momentum, recompute)
 
 

@@ -24,7 +24,7 @@ class DGLHead(Head):
         site: Where the head stands.
         head: ``"narrow"`` (MLP-SR, as in the DGL paper), ``"wide"`` (as in the MAN++ release) or
             ``"token"`` (LayerNorm and linear on the class token, as MAN++ uses on ViT; where the
-            backbone pools otherwise, on that).
+            backbone pools otherwise, on that). Dense tasks have one head.
         width: Channels of the wide head.
     """
 
@@ -32,7 +32,13 @@ class DGLHead(Head):
         super().__init__(site)
         if head not in HEADS:
             raise unknown("head", head, HEADS)
-        self.view, self.classifier = HEADS[head](site, width)
+        self.view: Callable[[Tensor], Tensor]
+        self.classifier: nn.Module
+        exit = site.exit()
+        if exit is not None:
+            self.view, self.classifier = site.layout.to_map, exit
+        else:
+            self.view, self.classifier = HEADS[head](site, width)
 
     def classify(self, features: Tensor) -> Tensor:
         return self.classifier(self.view(features))

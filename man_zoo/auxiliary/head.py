@@ -11,7 +11,8 @@ from .site import Site
 class Head(nn.Module):
     """Local loss and, for most methods, logits from a block's features.
 
-    A method defines ``classify``; one whose loss is more than the task loss on those logits
+    A method defines ``classify``, which ends in ``site.exit()`` where the task has such, for then
+    logits are a dense prediction; one whose loss is more than the task loss on those logits
     defines ``forward`` as well. Settings are keyword-only arguments of ``__init__``: they become
     keywords of ``timm.create_model`` and ``man_zoo.localize``.
 
@@ -32,7 +33,7 @@ class Head(nn.Module):
     """Whether the loss compares the images of a batch with each other."""
 
     criterion: Callable[[Tensor, Tensor], Tensor]
-    """The classification loss."""
+    """The task's loss."""
 
     def __init__(self, site: Site) -> None:
         super().__init__()

@@ -54,20 +54,22 @@ class InfoProHead(Head):
         self.compares = not self.classifies
         self.to_map = site.layout.to_map
         self.image_size = site.image_size
-        small = max(site.image_size) <= SMALL_IMAGE
-        if small:
-            outputs = site.num_classes if self.classifies else CONTRAST_FEATURES
-            self.decoder = _small_decoder(site)
-            self.classifier = _small_classifier(site, int(classifier[0]), outputs)
-        elif not self.classifies:
+        self.upsample_first = small = max(site.image_size) <= SMALL_IMAGE
+        if not self.classifies:
+            site.need_image_labels("local_loss='contrast'")
+        if not (small or self.classifies):
             raise ValueError(
                 f"local_loss='contrast' is for images up to {SMALL_IMAGE} px; "
                 f"for {max(site.image_size)} px use 'cross_entropy'."
             )
-        else:
-            self.decoder = _large_decoder(site)
-            self.classifier = _large_classifier(site)
-        self.upsample_first = small
+        self.decoder = _small_decoder(site) if small else _large_decoder(site)
+        self.classifier = site.exit() or self._own_classifier(site, small, int(classifier[0]))
+
+    def _own_classifier(self, site: Site, small: bool, convolutions: int) -> nn.Module:
+        if not small:
+            return _large_classifier(site)
+        outputs = site.num_classes if self.classifies else CONTRAST_FEATURES
+        return _small_classifier(site, convolutions, outputs)
 
     def classify(self, features: Tensor) -> Tensor:
         return self.classifier(self.to_map(features))

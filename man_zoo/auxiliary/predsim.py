@@ -29,6 +29,7 @@ class PredSimHead(Head):
 
     def __init__(self, site: Site, *, sim_weight: float = 0.99, pred_weight: float = 0.01) -> None:
         super().__init__(site)
+        site.need_image_labels("predsim")
         self.sim_weight = sim_weight
         self.pred_weight = pred_weight
         self.num_classes = site.num_classes

@@ -1,12 +1,13 @@
 """Where an auxiliary stands: all that a base method may know when it builds its head."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from ..families import Units
 from ..layout import Layout
+from ..tasks import Exit, Task
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,12 @@ class Site:
         size: Height and width of those features; the token grid for transformers.
         layout: How the features lie.
         image_size: Height and width of the image.
-        num_classes: Classes of the task.
+        task: What is learnt.
         units: The backbone's units, for methods that build like the network itself.
         position: Index of the last unit before the head, in ``units``.
         widths: Channels after every unit of the backbone.
         norm: ``"batch"``, or ``"group"`` for a norm that does not look across the batch.
-        criterion: The classification loss, ``(logits, target) -> scalar``.
+        criterion: The task's loss, ``(prediction, target) -> scalar``.
     """
 
     index: int
@@ -35,12 +36,33 @@ class Site:
     layout: Layout
     image_size: tuple[int, int]
     image_channels: int
-    num_classes: int
+    task: Task
     units: Units
     position: int
     widths: tuple[int, ...]
     norm: str
     criterion: Callable[[Tensor, Tensor], Tensor]
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the task."""
+        return self.task.num_classes
+
+    def exit(self, channels: int | None = None) -> Exit | None:
+        """A dense task's small decoder; ``None`` where the method's own classifier stands.
+
+        Args:
+            channels: Of the map that it receives; the site's if left out.
+        """
+        return self.task.exit(self if channels is None else replace(self, channels=channels))
+
+    def need_image_labels(self, what: str) -> None:
+        """Raises ``ValueError`` if images have no label of their own, which ``what`` compares."""
+        if self.task.dense:
+            raise ValueError(
+                f"{what} compares the labels of images, and {self.task.name} labels what is in "
+                "them; use dgl, infopro or auglocal, with cross_entropy."
+            )
 
     def norm2d(self, channels: int) -> nn.Module:
         """The norm after a convolution of ``channels`` outputs."""

@@ -34,7 +34,7 @@ from timm.models.vgg import VGG
 from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from timm.models.vovnet import VovNet
-from torch import nn
+from torch import Tensor, nn
 
 from .convnext import convnext_units, mambaout_units, metanext_units
 from .densenet import densenet_units
@@ -56,6 +56,7 @@ __all__ = [
     "cannot_build",
     "init_convolutions",
     "list_units",
+    "map_shapes",
     "resnet_units",
     "unit_shapes",
     "vit_units",
@@ -122,18 +123,39 @@ def unit_shapes(backbone: nn.Module, input_size: tuple[int, int, int]) -> list[t
     Raises:
         ValueError: If the backbone takes no images of that size.
     """
+    return [h.shape for h in _unit_outputs(backbone, input_size)[1]]
+
+
+def map_shapes(backbone: nn.Module, input_size: tuple[int, int, int]) -> list[torch.Size]:
+    """``(1, C, H, W)`` of every unit's output as a map; the last as ``forward_features`` gives it.
+
+    Args:
+        backbone: As there.
+        input_size: As there.
+
+    Raises:
+        ValueError: As there, and for tokens that make no map.
+    """
+    units, outputs = _unit_outputs(backbone, input_size)
+    outputs[-1] = units.tail(outputs[-1])
+    return [units.layout.to_map(h).shape for h in outputs]
+
+
+def _unit_outputs(
+    backbone: nn.Module, input_size: tuple[int, int, int]
+) -> tuple[Units, list[Tensor]]:
     # On a copy without data, because a forward pass in training mode updates BatchNorm buffers.
     shadow = list_units(copy.deepcopy(backbone).to("meta").eval())
     x = torch.empty(1, *input_size, device="meta")
-    shapes = []
+    outputs = []
     try:
         with torch.no_grad():
             for unit in shadow.modules:
                 x = unit(x)
-                shapes.append(x.shape)
+                outputs.append(x)
     except (AssertionError, RuntimeError) as error:  # timm's and torch's words for it
         height, width = input_size[1:]
         raise ValueError(
             f"{type(backbone).__name__} takes no images of {height} x {width} pixels: {error}."
         ) from error
-    return shapes
+    return shadow, outputs

@@ -87,6 +87,7 @@ def cait_units(backbone: Any) -> Units:
             backbone,
             ("cls_token", "blocks_token_only", "norm", "head_drop", "head"),
             _cait_head,
+            after=("norm",),  # of every token alone, so of the patches as among the others
         ),
         init=partial(fresh, draw=_draw_cait),
         layout=Layout(Format.NLC, backbone.patch_embed.grid_size),

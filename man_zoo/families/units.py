@@ -23,12 +23,24 @@ class Part(nn.Module):
     parameter that is replaced here, as FSDP does, is replaced there as well.
     MAN copies units but never the stem or the head, so no other unit may be a part: a copy of it
     would hold a copy of the backbone.
+
+    Args:
+        backbone: Whose part it is.
+        members: Names of what runs in it.
+        run: The stretch itself.
+        after: Of a head, the names of what still belongs to ``forward_features``, as ``Units.tail``
+            runs it.
     """
 
     def __init__(
-        self, backbone: nn.Module, members: Sequence[str], run: Callable[[Any, Tensor], Tensor]
+        self,
+        backbone: nn.Module,
+        members: Sequence[str],
+        run: Callable[[Any, Tensor], Tensor],
+        after: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self.after = tuple(after)
         # Hidden from nn.Module: the part must not own the whole backbone.
         object.__setattr__(self, "backbone", backbone)
         for name in members:
@@ -69,6 +81,14 @@ class Units:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def tail(self) -> nn.Module:
+        """What ``forward_features`` does after the last unit: a final norm, say, or nothing."""
+        head: Any = self.head
+        if not getattr(head, "after", ()):
+            return nn.Identity()
+        return Part(head.backbone, head.after, partial(_run_after, head.after))
+
 
 def make_units(
     stem: nn.Module, units: Mapping[str, nn.Module], head: nn.Module, **others: Any
@@ -87,13 +107,17 @@ def chain(backbone: nn.Module, *names: str) -> nn.Sequential:
 
 def head_part(backbone: nn.Module, *members: str, after: Sequence[str] = ()) -> Part:
     """The backbone's ``forward_head``, behind the modules in ``after`` (a final norm, say)."""
-    return Part(backbone, (*after, *members), partial(_run_head, tuple(after)))
+    return Part(backbone, (*after, *members), partial(_run_head, tuple(after)), after)
 
 
 def _run_head(after: Sequence[str], backbone: Any, x: Tensor) -> Tensor:
+    return backbone.forward_head(_run_after(after, backbone, x))
+
+
+def _run_after(after: Sequence[str], backbone: Any, x: Tensor) -> Tensor:
     for name in after:
         x = attrgetter(name)(backbone)(x)
-    return backbone.forward_head(x)
+    return x
 
 
 def children(backbone: nn.Module, *paths: str) -> dict[str, nn.Module]:

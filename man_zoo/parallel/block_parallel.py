@@ -20,10 +20,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..auxiliary import MomentumLink
-from ..families import list_units
 from ..local_model import LocalModel
 from ..split import block_ranges
 from ..step import LocalOutput, local_step
+from ..tasks import units_and_head
 from .neighbours import Inbox, Outbox
 from .others import forget, keep_only, named_tensors
 
@@ -72,6 +72,7 @@ class BlockParallel:
         _check(ranges, len(model.blocks), count)
         if count > 1:
             model.spec.need_whole_units("block parallelism")
+            _need_no_taps(model)
         place = dist.get_rank(group) if count > 1 else 0
         self.model, self.own, self.queue = model, ranges[place], queue
         self.is_first, self.is_last = place == 0, place == count - 1
@@ -174,7 +175,7 @@ class BlockParallel:
         self.model.check_micro_batches(micro_batches)
         before, image = self._losses_and_image(features)
 
-        def hand_on(features: Tensor, losses: Tensor) -> None:
+        def hand_on(features: Any, losses: Tensor) -> None:
             rest = [image] if self._image_out and image is not None else []
             self.to_next.put([features, target, _joined(before, losses), *rest])
 
@@ -262,18 +263,17 @@ class BlockParallel:
 
     # Validation -----------------------------------------------------------------------------------
 
-    def through(self, backbone: nn.Module) -> Callable[[Tensor], list[Tensor]]:
-        """A forward pass: features, as :meth:`batches` gave them, to a list of logits.
+    def through(self, network: nn.Module) -> Callable[[Tensor], list[Tensor]]:
+        """A forward pass: features, as :meth:`batches` gave them, to a list of predictions.
 
-        The list has the backbone's logits ``(B, classes)`` in the last process, and is empty in the
-        others.
+        The list has the network's in the last process, and is empty in the others.
 
         Args:
-            backbone: The model's own, or a copy of it, e.g. its moving average.
+            network: The model's own, or a copy of it, e.g. its moving average.
         """
         if self.is_first and self.is_last:
-            return lambda images: [backbone(images)]
-        units = list_units(backbone)
+            return lambda images: [network(images)]
+        units, head = units_and_head(network)
         ranges = block_ranges(self.model.cuts, len(units))
         own = units.modules[ranges[self.own.start].start : ranges[self.own[-1]].stop]
 
@@ -281,19 +281,19 @@ class BlockParallel:
             for unit in own:
                 features = unit(features)
             self._pass_on(features)
-            return [units.head(features)] if self.is_last else []
+            return [head(features)] if self.is_last else []
 
         return forward
 
-    def forward_exits(self, features: Tensor) -> list[Tensor]:
-        """Logits ``(B, classes)`` of every block of this process.
+    def forward_exits(self, features: Any) -> list[Tensor]:
+        """Predictions of every block of this process.
 
         Args:
             features: As :meth:`batches` gave them.
         """
         exits = []
         for block in self.blocks:
-            features = block.units(features)
+            features = block.run_units(features)
             exits.append(block.classify(features))
         self._pass_on(features)
         return exits
@@ -318,6 +318,14 @@ def _communicator(ranks: list[int]) -> dist.ProcessGroup:
     assert isinstance(group, dist.ProcessGroup)  # this process is one of the ranks
     dist.barrier(group)  # all at once: one that its first two users alone connect can hang
     return group
+
+
+def _need_no_taps(model: LocalModel) -> None:
+    if model.decoder is not None and model.decoder.taps:
+        raise ValueError(
+            f"This decoder for {model.task.name} takes maps of several blocks, and block "
+            "parallelism passes one on; use one process, data parallelism, or another decoder."
+        )
 
 
 def _check(ranges: Sequence[range], blocks: int, processes: int) -> None:

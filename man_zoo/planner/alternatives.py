@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._functorch import config as functorch_config
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -154,14 +154,13 @@ class _Step:
         self.model = fake().train()
         if way.checkpointed:
             self.model.set_grad_checkpointing()
-        self.criterion = planner.criterion or nn.CrossEntropyLoss()
+        self.criterion = planner.criterion or planner.task.criterion()
         self.autocast = setting.autocast
         # Only a slice of the batch is there at a time. From the second on all are alike, with the
         # gradients of those before.
         self.rounds = min(way.slices * setting.grad_accum_steps, 2)
         size = -(-setting.batch_size // way.slices)
-        classes = self.model.num_classes
-        self.images, self.target = setting.empty_batch(size, planner.input_size, classes)
+        self.images, self.target = setting.some_batch(size, planner.input_size, planner.task)
         self.optimizer = None if way.small_state else self._settled(setting)
         averaged = fake() if setting.model_ema else None
         self.resident = (self.model, self.optimizer, self.images, self.target, averaged)

@@ -23,6 +23,7 @@ from ..micro_batches import check_micro_batches
 from ..recompute import run
 from ..spec import LocalSpec
 from ..target import acting_as
+from ..tasks import Classification, Task
 from .arithmetic import Arithmetic
 from .optimizer import OptimizerCost, create_optimizer, optimizer_cost, steps_at_once
 from .piece import Forward, Piece, bytes_of, measure_bytes, without_data
@@ -41,9 +42,10 @@ class CostModel:
         spec: Method and settings; its K and cuts do not count here.
         input_size: ``(channels, height, width)`` of the images.
         setting: Batch, optimizer, precision.
-        criterion: Classification loss.
+        criterion: The task's loss by default.
         progress: Called after every piece that was measured.
         clock: Times every piece as well; without it what counts is arithmetic.
+        task: What is learnt; classification into the backbone's classes by default.
     """
 
     def __init__(
@@ -55,23 +57,24 @@ class CostModel:
         criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
         progress: Callable[[], object] = lambda: None,
         clock: "Clock | None" = None,
+        task: Task | None = None,
     ) -> None:
         self.progress, self.clock = progress, clock
         if clock is not None:
             spec.need_whole_units("calibrate")
         self.spec, self.setting, self.input_size = spec, setting, input_size
-        self.criterion = criterion or nn.CrossEntropyLoss()
+        self.task = task or Classification(backbone.num_classes)
+        self.criterion = criterion or self.task.criterion()
         self.shapes = unit_shapes(backbone, input_size)
         self._mode = FakeTensorMode()
         self.of_units: dict[Any, Any] = {}
         self.of_auxiliaries: dict[Any, Any] = {}
         self._meta_units = list_units(without_data(backbone, "meta"))
-        self.num_classes = backbone.num_classes
         with self._step():
             self.backbone = self._fake(backbone)
             self.units = list_units(self.backbone)
-            self._images, self._target = setting.empty_batch(
-                setting.slice_size, input_size, self.num_classes
+            self._images, self._target = setting.some_batch(
+                setting.slice_size, input_size, self.task
             )
             self._features = self._run_units()
         self.out_bytes = [self._of_batch(bytes_of(h)) for h in self._features]
@@ -233,7 +236,7 @@ class CostModel:
             cut,
             self.spec,
             self.input_size,
-            self.num_classes,
+            self.task,
             self.criterion,
             place=place,
             recompute=recompute,

@@ -15,6 +15,7 @@ from ..families import list_units
 from ..recompute import AUXILIARIES, choose_recompute, modes_of, recompute_name
 from ..spec import END_TO_END, LocalSpec, make_spec
 from ..split import choose_cuts
+from ..tasks import Classification, Task
 from .blocks import Cost, Split, cost_of, most_blocks
 from .chain import each_limit
 from .cost import CostModel
@@ -41,10 +42,11 @@ class Planner:
         keywords: The method's own.
         input_size: ``(channels, height, width)`` of the images.
         setting: Batch, optimizer, precision.
-        criterion: Classification loss.
+        criterion: The task's loss by default.
         progress: Called after every piece that was measured.
         calibrate: Whether to time every piece on the device at hand, so that plans keep seconds
             small instead of arithmetic; the backbone then has real weights.
+        task: What is learnt; classification into the backbone's classes by default.
     """
 
     def __init__(
@@ -58,9 +60,11 @@ class Planner:
         criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
         progress: Callable[[], object] = lambda: None,
         calibrate: bool = False,
+        task: Task | None = None,
     ) -> None:
         self.progress = progress
-        self.clock = Clock(backbone, setting, input_size) if calibrate else None
+        self.task = task or Classification(backbone.num_classes)
+        self.clock = Clock(backbone, setting, input_size, self.task) if calibrate else None
         self.backbone, self.name, self.method = backbone, name, method
         self.keywords, self.input_size, self.setting = dict(keywords), input_size, setting
         self.criterion = criterion
@@ -123,9 +127,8 @@ class Planner:
 
     def _spec(self, form: str | None, k: int = 2) -> LocalSpec:
         keywords = self.keywords | ({"form": form} if form else {})
-        return make_spec(
-            self.name, self.method, 1 if self.method == END_TO_END else k, keywords, self.tokens
-        )
+        k = 1 if self.method == END_TO_END else k
+        return make_spec(self.name, self.method, k, keywords, self.tokens, self.task.name)
 
     def _model(self, form: str | None) -> CostModel:
         if not self._models:
@@ -136,16 +139,8 @@ class Planner:
         return self._models[form]
 
     def _new_model(self, form: str | None, setting: Setting) -> CostModel:
-        spec = self._spec(form)
-        return CostModel(
-            self.backbone,
-            spec,
-            self.input_size,
-            setting,
-            self.criterion,
-            self.progress,
-            self.clock,
-        )
+        about = self.backbone, self._spec(form), self.input_size, setting
+        return CostModel(*about, self.criterion, self.progress, self.clock, self.task)
 
     def _whole(self) -> Cost:
         """Of the backbone trained end to end, the batch in one."""
@@ -193,7 +188,7 @@ class Planner:
         Raises:
             ValueError: For an impossible K, a cut or a part that does not exist.
         """
-        indices = choose_cuts(self.name, self.names, k, cuts)
+        indices = choose_cuts(self.name, self.names, k, cuts, self.task.name)
         spec = self._spec(form)
         if spec.base == "auglocal":
             indices = final_cuts(indices, len(self.names), **spec.head_settings)

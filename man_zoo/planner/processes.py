@@ -86,10 +86,11 @@ def place(
         ValueError: As :func:`assign`, and for overlap; for a piece that does not fit on the device.
     """
     model.spec.need_whole_units("block parallelism")
-    clock = Clock(model.backbone, setting, model.input_size) if calibrate else None
-    costs = CostModel(
-        model.backbone, model.spec, model.input_size, setting, model.criterion, clock=clock
-    )
+    clock = None
+    if calibrate:
+        clock = Clock(model.backbone, setting, model.input_size, model.task)
+    about = model.backbone, model.spec, model.input_size, setting
+    costs = CostModel(*about, model.criterion, clock=clock, task=model.task)
     chosen = choose_recompute(
         model.spec.recompute, model.unit_names, costs.units.modules, len(model.cuts)
     )

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..auxiliary import Auxiliary, MomentumLink, MomentumUnit
 from ..console import write_json
 from ..families import Units, list_units
+from ..tasks import Task
 from .optimizer import create_optimizer
 from .piece import Forward
 from .setting import Setting
@@ -77,11 +78,14 @@ class Clock:
         backbone: A timm model, not on ``meta``; left as it is.
         setting: Batch, optimizer, precision.
         input_size: ``(channels, height, width)`` of the images.
+        task: What is learnt.
     """
 
-    def __init__(self, backbone: Any, setting: Setting, input_size: tuple[int, int, int]) -> None:
+    def __init__(
+        self, backbone: Any, setting: Setting, input_size: tuple[int, int, int], task: Task
+    ) -> None:
         self.setting, self.device = setting, device_at_hand()
-        self.units, self.classes = list_units(backbone), backbone.num_classes
+        self.units, self.task = list_units(backbone), task
         self.input_size = input_size
         about = [
             *(platform.node(), platform.machine(), device_name(self.device)),
@@ -119,7 +123,7 @@ class Clock:
             ValueError: If there is not.
         """
         setting = self.setting
-        how = (setting.opt, sorted(setting.opt_kwargs.items()), setting.precision)
+        how = (self.task, setting.opt, sorted(setting.opt_kwargs.items()), setting.precision)
         digest = _digest((key, like.stride(), self.input_size, setting.soft_target, *how))
         if digest not in self._known:
             if needs > free_bytes(self.device):
@@ -148,11 +152,7 @@ class Clock:
         setting, device = self.setting, self.device
         h = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
         h = h.normal_().requires_grad_(differentiable)
-        images = torch.rand(setting.batch_size, *self.input_size, device=device)
-        images = images.contiguous(memory_format=setting.memory_format)
-        target = torch.randint(self.classes, (setting.batch_size,), device=device)
-        if setting.soft_target:
-            target = nn.functional.one_hot(target, self.classes).float()
+        images, target = setting.some_batch(setting.batch_size, self.input_size, self.task, device)
         learns = any(p.requires_grad for p in module.parameters())
         # Without a learning rate the weights stay as they are, however often it runs.
         still = dict(setting.opt_kwargs) | {"lr": 0.0}

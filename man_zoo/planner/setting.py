@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..tasks import Task
+
 LOW_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -26,7 +28,7 @@ class Setting:
         model_ema: Whether an average of the backbone's weights is kept.
         processes: That average their gradients (DDP), whose buckets live through the step.
         channels_last: Whether weights and images are in channels-last order.
-        soft_target: Whether a target is a probability for each class (mixup), not an index.
+        soft_target: Whether a target is a probability for each class (mixup), not the task's own.
         micro_batches: Slices of a batch that each block runs one after the other.
     """
 
@@ -51,14 +53,19 @@ class Setting:
             return nullcontext()
         return torch.autocast(device, LOW_PRECISION[self.precision])
 
-    def empty_batch(
-        self, count: int, input_size: tuple[int, int, int], classes: int
+    def some_batch(
+        self,
+        count: int,
+        input_size: tuple[int, int, int],
+        task: Task,
+        device: torch.device | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """So many images ``(B, C, H, W)`` and their target, of no values."""
-        images = torch.empty(count, *input_size).contiguous(memory_format=self.memory_format)
+        """So many images ``(B, C, H, W)`` and their target, of values that mean nothing."""
+        images = torch.rand(count, *input_size, device=device)
+        images = images.contiguous(memory_format=self.memory_format)
         if self.soft_target:
-            return images, torch.empty(count, classes)
-        return images, torch.empty(count, dtype=torch.long)
+            return images, torch.rand(count, task.num_classes, device=device).softmax(1)
+        return images, task.random_target(count, input_size[1:], device)
 
     @property
     def keeps_gradients(self) -> bool:

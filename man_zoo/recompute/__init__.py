@@ -6,13 +6,14 @@ separate stretches, so that no two of them are ever alive together. Results stay
 bit for bit. In a compiled block the parts that are recomputed run uncompiled.
 """
 
-from .modes import MODES, buffers_untouched, modes_of, run
+from .modes import MODES, WHOLE, buffers_untouched, modes_of, run
 from .names import AUXILIARIES, UNITS, choose_recompute, recompute_name
 
 __all__ = [
     "AUXILIARIES",
     "MODES",
     "UNITS",
+    "WHOLE",
     "buffers_untouched",
     "choose_recompute",
     "modes_of",

@@ -1,12 +1,15 @@
 """Image classification: a target is the index of a class, or the classes' probabilities."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from timm.data import Mixup
 from torch import Tensor, nn
+
+from .task import ExitSite
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,10 @@ class Classification:
 
     num_classes: int
 
+    name: ClassVar[str] = "classification"
+    main_score: ClassVar[str] = "top1"
+    dense: ClassVar[bool] = False
+
     @staticmethod
     def target(label: Any) -> int:
         """What a data set gives for an image, as a loader batches it: the index of its class.
@@ -29,6 +36,26 @@ class Classification:
         if label is None:
             raise ValueError("it has no label")
         return int(label)
+
+    def with_classes(self, num_classes: int) -> Self:
+        """The same task with so many classes."""
+        return replace(self, num_classes=num_classes)
+
+    def decoder(self, maps: Sequence[torch.Size], input_size: tuple[int, int, int]) -> None:
+        """None: the backbone's own head stands on it."""
+
+    def exit(self, site: ExitSite) -> None:
+        """None: methods bring classifiers of their own."""
+
+    def to_image(self, prediction: Tensor, size: tuple[int, int]) -> Tensor:
+        """The logits ``(B, classes)`` as they are."""
+        return prediction
+
+    def random_target(
+        self, count: int, size: tuple[int, int], device: torch.device | None = None
+    ) -> Tensor:
+        """Class indices ``(count,)``."""
+        return torch.randint(self.num_classes, (count,), device=device)
 
     def criterion(self, smoothing: float = 0.0) -> nn.Module:
         """The loss of the head, and of auxiliaries that classify: ``(logits, target)`` to a scalar.
@@ -44,6 +71,10 @@ class Classification:
         Without timm's label smoothing: the loss smooths mixed targets too.
         """
         return Mixup(label_smoothing=0.0, num_classes=self.num_classes, **settings)
+
+    def no_sums(self) -> Tensor:
+        """Zeros ``(3,)``, float64."""
+        return torch.zeros(3, dtype=torch.float64)
 
     def sums(self, logits: Tensor, target: Tensor) -> Tensor:
         """What a batch adds to the scores: hits at first, hits among five, loss ``(3,)``, float64.

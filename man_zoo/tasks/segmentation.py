@@ -1,0 +1,152 @@
+"""Semantic segmentation: a target is the class of every pixel."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..messages import unknown
+from .decoder import Decoder, Exit
+from .segmentation_decoders import DECODERS
+from .task import ExitSite
+
+IGNORE = 255
+"""Class of pixels that count nowhere, as Cityscapes, ADE20K and VOC have it."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Semantic segmentation: target ``(B, H, W)``, prediction ``(B, classes, h, w)``.
+
+    Args:
+        num_classes: How many classes there are.
+        kind: Of the decoder: ``"deeplabv3"`` or ``"fpn"``.
+
+    Raises:
+        ValueError: For another kind, or no class.
+    """
+
+    num_classes: int
+    kind: str = "deeplabv3"
+
+    name: ClassVar[str] = "segmentation"
+    main_score: ClassVar[str] = "miou"
+    dense: ClassVar[bool] = True
+    decoders: ClassVar[tuple[str, ...]] = tuple(DECODERS)
+
+    def __post_init__(self) -> None:
+        if self.kind not in DECODERS:
+            raise unknown("decoder of segmentation", self.kind, DECODERS)
+        if not 1 <= self.num_classes <= IGNORE:
+            raise ValueError(
+                f"num_classes={self.num_classes} is impossible for segmentation; expected 1 to "
+                f"{IGNORE}, because a pixel of class {IGNORE} counts nowhere."
+            )
+
+    def with_classes(self, num_classes: int) -> Self:
+        """The same task with so many classes."""
+        return replace(self, num_classes=num_classes)
+
+    # The network ----------------------------------------------------------------------------------
+
+    def decoder(self, maps: Sequence[torch.Size], input_size: tuple[int, int, int]) -> Decoder:
+        """torchvision's DeepLabV3 head on the last map, or its feature pyramid on several."""
+        return DECODERS[self.kind](maps, self.num_classes)
+
+    def exit(self, site: ExitSite) -> Exit:
+        """InfoPro's dense head (Wang et al., ICLR 2021): a fully convolutional one."""
+        width = site.channels // 2
+        return Exit(
+            nn.Sequential(
+                nn.Conv2d(site.channels, width, 3, padding=1, bias=False),
+                site.norm2d(width),
+                nn.ReLU(True),
+                nn.Dropout2d(0.1),
+                nn.Conv2d(width, self.num_classes, 1),
+            )
+        )
+
+    def to_image(self, prediction: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits ``(B, classes, height, width)``, resized as torchvision's DeepLabV3 does it."""
+        return resize(prediction, size)
+
+    # Training -------------------------------------------------------------------------------------
+
+    def criterion(self, smoothing: float = 0.0) -> nn.Module:
+        """:class:`PixelLoss`."""
+        return PixelLoss(smoothing)
+
+    def random_target(
+        self, count: int, size: tuple[int, int], device: torch.device | None = None
+    ) -> Tensor:
+        """Classes ``(count, height, width)``."""
+        return torch.randint(self.num_classes, (count, *size), device=device)
+
+    # Scores ---------------------------------------------------------------------------------------
+
+    def no_sums(self) -> Tensor:
+        """Zeros: a confusion matrix (rows: truth) in a row, and the loss ``(classes**2 + 1,)``."""
+        return torch.zeros(self.num_classes**2 + 1, dtype=torch.float64)
+
+    def sums(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Confusion of all pixels that count, and the loss summed over images."""
+        logits = resize(prediction.float(), (target.shape[1], target.shape[2]))
+        counts = target != IGNORE
+        pairs = target[counts] * self.num_classes + logits.argmax(1)[counts]
+        confusion = pairs.bincount(minlength=self.num_classes**2).double()
+        loss = PixelLoss()(logits, target).double() * len(target)
+        return torch.cat([confusion, loss[None]])
+
+    def scores(self, sums: Tensor, count: int) -> dict[str, Any]:
+        """``miou`` and ``pixels`` (that are right) in percent, ``iou`` of each class, ``loss``.
+
+        A class of which there is neither truth nor prediction has no IoU (``nan``) and no share in
+        the mean.
+        """
+        confusion = sums[:-1].view(self.num_classes, self.num_classes)
+        right = confusion.diagonal()
+        iou = 100 * right / (confusion.sum(0) + confusion.sum(1) - right)
+        return {
+            "miou": iou.nanmean().item(),
+            "pixels": (100 * right.sum() / confusion.sum()).item(),
+            "iou": iou.tolist(),
+            "loss": (sums[-1] / count).item(),
+        }
+
+
+class PixelLoss(nn.Module):
+    """Cross-entropy of every pixel of the target, the mean over all of them.
+
+    Pixels that do not count have a loss of 0 and are among those of the mean, as in mmsegmentation,
+    where InfoPro's results come from: every image weighs the same, a batch may be taken in slices,
+    and one without a label is no division by zero.
+
+    Args:
+        smoothing: Of labels.
+    """
+
+    def __init__(self, smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.smoothing = smoothing
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """A scalar, from logits ``(B, classes, h, w)`` of any size and target ``(B, H, W)``."""
+        logits = resize(prediction, (target.shape[1], target.shape[2]))
+        total = F.cross_entropy(
+            logits,
+            target,
+            ignore_index=IGNORE,
+            reduction="sum",
+            label_smoothing=self.smoothing,
+        )
+        return total / target.numel()
+
+
+def resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, corners not aligned; the logits themselves where they are of that size."""
+    if logits.shape[2:] == size:
+        return logits
+    return F.interpolate(logits, size, mode="bilinear", align_corners=False)
