@@ -66,6 +66,22 @@ def threads(text: str) -> int:
     return _whole(text, 1, 1024)
 
 
+def image_size(text: str) -> int | str:
+    """Pixels of a square image's side, or ``512x1024``, height and width; still a text then."""
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise ArgumentTypeError(
+            f"expected a whole number from 1, or two such as 512x1024, got {text!r}"
+        )
+    return int(text) if len(sides) == 1 else text
+
+
+def height_width(size: int | str) -> tuple[int, int]:
+    """Height and width, of what :func:`image_size` gives."""
+    height, *width = map(int, str(size).split("x"))
+    return (height, width[0]) if width else (height, height)
+
+
 def memory_size(text: str) -> str:
     """A size with its unit, above 0; still a text, as the planner takes it."""
     match = re.fullmatch(r"((\d*\.)?\d+) ?[KMG]i?B", text, re.IGNORECASE)

@@ -15,6 +15,7 @@ from torchvision import datasets as tv_datasets
 
 from ..messages import unknown
 from .classes import class_index, class_names
+from .dense import open_dense
 from .folders import check_folder, find_split, nearest
 from .images import ImageFiles, read_image
 from .info import DATASETS, DatasetInfo
@@ -35,6 +36,8 @@ class Split(NamedTuple):
 def open_dataset(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[str, ...]]:
     """The two splits as data sets of (PIL image, int), how to train on them, and class names.
 
+    Of another task than classification they are as :func:`~man_zoo.data.dense.open_dense` says.
+
     Args:
         args: From :func:`man_zoo.data.add_data_args`.
         mode: PIL mode of the images that timm's readers give, ``"L"`` or ``"RGB"``.
@@ -43,6 +46,9 @@ def open_dataset(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[
         ValueError: If the name is unknown, timm cannot open it, or the splits' classes differ.
         FileNotFoundError: If the directory, the data in it or one of the splits is missing.
     """
+    if args.task != "classification":
+        dense, info, names = open_dense(args, _digits)
+        return Split(*dense), info, names
     bare = args.dataset.removeprefix("torch/")
     name = bare if bare in DATASETS else args.dataset
     if name == "digits":
