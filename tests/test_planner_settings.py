@@ -18,7 +18,6 @@ from man_zoo.parallel.data_parallel import PlainReplica
 from man_zoo.planner import Planner, Setting
 from man_zoo.runs.config import parse_args
 from man_zoo.runs.model import step_setting
-from man_zoo.tasks import Classification
 from man_zoo.training.setup import create_accelerator
 from man_zoo.training.trainer import create_trainer
 
@@ -94,7 +93,7 @@ def test_the_plan_of_a_runs_flags_is_its_trainers_step(on_cpu, name) -> None:
     accelerator = create_accelerator(args, Path("unused"))
     model = man_zoo.localize("resnet18", "dgl", 2, cuts="even", num_classes=10, img_size=64)
     planner = Planner(model.backbone, "resnet18", "dgl", {}, (3, 64, 64), step_setting(args))
-    trainer = create_trainer(args, accelerator, Classification(10), model, batches=4)
+    trainer = create_trainer(args, accelerator, model, batches=4)
     trainer.start_epoch(0)
     with LiveBytes().track(model, trainer.ema, *trainer.optimizers) as live:
         for batch in range(4):

@@ -13,12 +13,14 @@ import man_zoo
 
 from ..console import UserError, user_errors, whole_folder
 from ..data import LoaderInfo
-from ..runs.checkpoints import epoch_of, find_checkpoint, load_average, load_backbone
+from ..local_model import LocalModel
+from ..runs.checkpoints import epoch_of, find_checkpoint, load_average, load_network
 from ..runs.config import command_line, config_hash, read_args
 from ..runs.folder import CHECKPOINTS, EXPORT, load_epoch
 from ..runs.metadata import load_metadata
 from ..runs.model import create_model
 from ..runs.untrusted import read_json
+from ..tasks import TASKS
 from ..weights import CARD, CONFIG, WEIGHTS, check_title
 from .card import load_lines, write_card
 
@@ -61,17 +63,18 @@ def export_run(
     with user_errors():
         source = find_checkpoint(run / CHECKPOINTS, checkpoint)
         model = create_model(args, data, auxiliaries=False, pretrained=False)
-        (load_average if ema else load_backbone)(model, source)
+        (load_average if ema else load_network)(model, source)
         check_title(model.spec.name, tag)
     record = load_epoch(run, epoch_of(source))
     prefix = "ema_val" if ema else "val"
     metadata = {
         "name": model.spec.name,
         "tag": tag,
+        "task": model.task.name,
         "method": model.spec.method,
         "k": model.spec.k,
         "cuts": [model.unit_names[cut] for cut in model.cuts],
-        "metrics": {key: record[f"{prefix}_{key}"] for key in ("top1", "top5", "loss")},
+        "metrics": {key: record[f"{prefix}_{key}"] for key in (*model.task.percent, "loss")},
         "dataset": args.dataset,
         "data": f"{data.name}, {data.train_count} images",
         "validation": f"{data.val_count} images",
@@ -82,7 +85,7 @@ def export_run(
         "version": man_zoo.__version__,
         "config_sha256": config_hash(args),
     }
-    _write(model.backbone, data, metadata, folder)
+    _write(model, data, metadata, folder)
     return folder
 
 
@@ -104,9 +107,10 @@ def _is_export(folder: Path) -> bool:
         return False
 
 
-def _write(backbone: Any, data: LoaderInfo, metadata: dict[str, Any], folder: Path) -> None:
+def _write(model: LocalModel, data: LoaderInfo, metadata: dict[str, Any], folder: Path) -> None:
+    backbone, num_classes = model.backbone, model.num_classes
     labels = list(data.class_names)
-    if len(labels) != backbone.num_classes:
+    if len(labels) != num_classes:
         labels = []  # --num-classes gave the network more classes than there are names
     with whole_folder(folder) as unfinished:
         save_for_hf(
@@ -139,7 +143,8 @@ def _write(backbone: Any, data: LoaderInfo, metadata: dict[str, Any], folder: Pa
 def usage(folder: Path) -> str:
     """Three lines of Python that load an exported folder."""
     config = json.loads((folder / CONFIG).read_text())
-    return load_lines(config["architecture"], f"local-dir:{folder}")
+    dense = TASKS[config["man_zoo"]["task"]].dense
+    return load_lines(config["architecture"], f"local-dir:{folder}", dense=dense)
 
 
 def default_tag(args: Namespace) -> str:

@@ -1,6 +1,6 @@
 """Image classification: a target is the index of a class, or the classes' probabilities."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -24,6 +24,7 @@ class Classification:
 
     name: ClassVar[str] = "classification"
     main_score: ClassVar[str] = "top1"
+    percent: ClassVar[Mapping[str, str]] = {"top1": "top-1", "top5": "top-5"}
     dense: ClassVar[bool] = False
 
     @staticmethod

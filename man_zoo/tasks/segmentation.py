@@ -1,6 +1,6 @@
 """Semantic segmentation: a target is the class of every pixel."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -34,6 +34,7 @@ class Segmentation:
 
     name: ClassVar[str] = "segmentation"
     main_score: ClassVar[str] = "miou"
+    percent: ClassVar[Mapping[str, str]] = {"miou": "mean IoU", "pixels": "pixels right"}
     dense: ClassVar[bool] = True
     decoders: ClassVar[tuple[str, ...]] = tuple(DECODERS)
 

@@ -1,6 +1,6 @@
 """What a task answers: the rest of the library asks, and knows of no task."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
@@ -40,6 +40,9 @@ class Task(Protocol):
 
     main_score: ClassVar[str]
     """Which of the ``scores`` says how good a network is; more is better."""
+
+    percent: ClassVar[Mapping[str, str]]
+    """Words for the scores that are told of a network, in percent, the main one first."""
 
     dense: ClassVar[bool]
     """Whether a decoder stands on the backbone's maps, in place of its own head."""
