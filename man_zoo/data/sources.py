@@ -15,7 +15,7 @@ from torchvision import datasets as tv_datasets
 
 from ..messages import unknown
 from .classes import class_index, class_names
-from .dense import open_dense
+from .dense import open_dense, refuse_dense_flags
 from .folders import check_folder, find_split, nearest
 from .images import ImageFiles, read_image
 from .info import DATASETS, DatasetInfo
@@ -49,6 +49,7 @@ def open_dataset(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[
     if args.task != "classification":
         dense, info, names = open_dense(args, _digits)
         return Split(*dense), info, names
+    refuse_dense_flags(args)
     bare = args.dataset.removeprefix("torch/")
     name = bare if bare in DATASETS else args.dataset
     if name == "digits":

@@ -5,7 +5,7 @@
 """
 
 from .info import DENSE
-from .loaders import DenseSamples, dense_transforms
+from .loaders import DenseSamples, dense_transforms, refuse_dense_flags
 from .sources import open_dense
 
-__all__ = ["DENSE", "DenseSamples", "dense_transforms", "open_dense"]
+__all__ = ["DENSE", "DenseSamples", "dense_transforms", "open_dense", "refuse_dense_flags"]

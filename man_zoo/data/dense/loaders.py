@@ -13,11 +13,14 @@ from ..images import naming, to_mode
 from ..info import DenseRecipe
 from .transforms import BoxTarget, evaluation_transform, mask_target, training_transform
 
-# What is made of an image with one class, and would part a mask or box from what it is of.
+# What would part masks and boxes from what they are of, or is not read by these readers.
 _NOT_DENSE = (
     *("scale", "ratio", "crop_padding", "padding_mode", "vflip", "aa", "reprob", "crop_pct"),
     *("interpolation", "class_map", "input_key", "target_key"),
 )
+
+
+_ONLY_DENSE = ("full_size", "scale_jitter")
 
 
 class DenseSamples(Dataset):
@@ -35,6 +38,19 @@ class DenseSamples(Dataset):
             return self.transform(to_mode(image, self.mode), target)
 
 
+def refuse_dense_flags(args: Namespace) -> None:
+    """See that no flag is given that says how masks and boxes are trained on.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for key in _ONLY_DENSE:
+        if getattr(args, key) is not None:
+            raise ValueError(
+                f"{_flag(key)} is for segmentation and detection; expected --task with one of them."
+            )
+
+
 def adapt(recipe: DenseRecipe, args: Namespace) -> DenseRecipe:
     """The data set's recipe with what the flags say in its place.
 
@@ -45,7 +61,7 @@ def adapt(recipe: DenseRecipe, args: Namespace) -> DenseRecipe:
     for key in _NOT_DENSE:
         if getattr(args, key) is not None:
             raise ValueError(
-                f"--{key.replace('_', '-')} is for classification; --task {args.task} takes "
+                f"{_flag(key)} is for classification; --task {args.task} takes "
                 "--img-size, --full-size, --scale-jitter, --hflip and --color-jitter."
             )
     if args.in_memory == "on":
@@ -91,3 +107,7 @@ def dense_transforms(
         training_transform(config, recipe, target),
         evaluation_transform(config, full, target),
     )
+
+
+def _flag(key: str) -> str:
+    return "--" + key.replace("_", "-")
