@@ -98,7 +98,7 @@ def localize(
     overlay = {"architecture": timm.models.get_arch_name(backbone)} | (pretrained_cfg_overlay or {})
     # Also where it is the default: timm makes vitamin_xlarge_336 with the settings of another.
     overlay["input_size"] = (channels, *size)
-    model = _create_backbone(
+    model = create_backbone(
         backbone,
         method,
         pretrained=pretrained,
@@ -140,8 +140,17 @@ def localize(
     )
 
 
-def _create_backbone(backbone: str, method: str, **keywords: Any) -> Any:
-    """timm's model, and a sentence where it does not take a keyword."""
+def create_backbone(backbone: str, method: str, **keywords: Any) -> Any:
+    """timm's model, and a sentence where it does not take a keyword.
+
+    Args:
+        backbone: timm name.
+        method: For the sentence.
+        keywords: Of ``timm.create_model``.
+
+    Raises:
+        ValueError: For a keyword that the backbone does not take, or an output stride.
+    """
     stride = keywords.get("output_stride")
     try:
         return timm.create_model(backbone, **keywords)

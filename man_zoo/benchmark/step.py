@@ -10,6 +10,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ..console import user_errors
+from ..console.numbers import height_width
 from ..local_block import LocalBlock
 from ..local_model import LocalModel
 from ..localize import localize
@@ -35,7 +36,7 @@ def build(candidate: Candidate, args: Namespace, device: torch.device) -> LocalM
             spec.backbone,
             spec.method,
             spec.k,
-            img_size=args.img_size,
+            img_size=height_width(args.img_size) if args.img_size else None,
             micro_batches=candidate.micro_batches,
             **keywords,
         )
@@ -55,7 +56,7 @@ def noise(model: LocalModel, setting: Setting) -> tuple[Tensor, Tensor]:
     """A batch of images ``(B, C, H, W)`` and their target for a model, where it is."""
     device, count = next(model.parameters()).device, setting.batch_size
     images = torch.randn(count, *model.input_size, device=device)
-    target = torch.randint(model.num_classes, (count,), device=device)
+    target = model.task.random_target(count, model.input_size[1:], device)
     if setting.soft_target:
         target = torch.rand(count, model.num_classes, device=device)
     return images.contiguous(memory_format=setting.memory_format), target
@@ -109,7 +110,7 @@ class Training:
     ) -> None:
         self.model, self.blocks, self.average = model, model.blocks, average
         self.count, self.micro_batches = setting.grad_accum_steps, setting.micro_batches
-        if model.spec.method == END_TO_END:
+        if model.spec.method == END_TO_END and not model.task.dense:
             # One block around the backbone's own forward: timm checkpoints only within that, and
             # end to end keeps no features that a next block would want.
             self.blocks = [LocalBlock([model.backbone], nn.Identity(), model.criterion)]

@@ -8,7 +8,7 @@ from ..benchmark import benchmark, render
 from ..benchmark.candidates import keyword
 from ..benchmark.processes import compare_processes, render_processes
 from ..console import Parser, exit_status, output_file, write_json
-from ..console.numbers import positive, threads
+from ..console.numbers import image_size, positive, threads
 
 
 def build_parser(program: str | None = None) -> ArgumentParser:
@@ -23,7 +23,8 @@ def build_parser(program: str | None = None) -> ArgumentParser:
         "e.g. resnet32_man_dgl_k16:form=release:momentum=0.99")  # fmt: skip
     add("--model-kwargs", nargs="*", default=[], type=keyword, metavar="KEY=VALUE",
         help="keywords of all models; those of local methods do not reach end to end")  # fmt: skip
-    add("--img-size", type=positive, metavar="PIXELS", help="the model's own by default")
+    add("--img-size", type=image_size, metavar="PIXELS",
+        help="or HEIGHTxWIDTH; the model's own by default")  # fmt: skip
     add("--batch-size", type=positive, default=256, metavar="N")
     add("--memory-batch-size", type=positive, metavar="N",
         help="batch for memory and arithmetic; --batch-size by default")  # fmt: skip

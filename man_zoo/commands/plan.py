@@ -7,10 +7,17 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import to_2tuple
 
 from ..console import Keywords, Parser, exit_status, output_file, user_errors
-from ..console.numbers import memory_size, memory_sizes, positive, positive_or_auto
+from ..console.numbers import (
+    height_width,
+    image_size,
+    memory_size,
+    memory_sizes,
+    positive,
+    positive_or_auto,
+)
+from ..localize import create_backbone
 from ..messages import unknown
 from ..micro_batches import GHOST, need_an_image_each
 from ..planner import (
@@ -30,8 +37,10 @@ from ..planner.largest import render as render_largest
 from ..planner.outlook import outlook
 from ..planner.setting import LOW_PRECISION
 from ..planner.trial import trial
-from ..spec import END_TO_END, check_method, is_zoo_name, parse_name
+from ..spec import CLASSIFICATION, END_TO_END, check_method, is_zoo_name, parse_name
+from ..split import published_cuts
 from ..target import DEVICES
+from ..tasks import TASKS, Task, create_task
 
 
 def build_parser(program: str | None = None) -> ArgumentParser:
@@ -60,7 +69,14 @@ def build_parser(program: str | None = None) -> ArgumentParser:
     add("--model-kwargs", nargs="*", default={}, action=Keywords, metavar="KEY=VALUE",
         help="further keywords of the method, e.g. form=release head=narrow")  # fmt: skip
     add("--batch-size", type=positive, default=128, metavar="N")
-    add("--img-size", type=positive, metavar="PIXELS", help="the model's own by default")
+    add("--img-size", type=image_size, metavar="PIXELS",
+        help="or HEIGHTxWIDTH; the model's own by default")  # fmt: skip
+    add("--task", choices=tuple(TASKS), default=CLASSIFICATION, help="what the network is for")
+    add("--num-classes", type=positive, metavar="N",
+        help="of a dense task; by default as many as its published results are for")  # fmt: skip
+    add("--decoder", help="of a dense task, e.g. deeplabv3 or fpn")
+    add("--output-stride", type=int, choices=(8, 16, 32), help="of the backbone's last map, where "
+        "the family lets one choose")  # fmt: skip
     add("--opt", default="sgd", help="timm's name of the optimizer")
     add("--precision", choices=("no", *LOW_PRECISION), default="no")
     add("--micro-batches", type=positive_or_auto, default=1, metavar="N",
@@ -106,7 +122,7 @@ def run(args: Namespace) -> None:
         else:
             planner, plan = choose(planner, args, k, budget)
             expected = verdict(planner, plan)
-        lines += [describe(plan), expected]
+        lines += [describe(plan, task_keywords(args)), expected]
         if args.calibrate:
             lines.append(trial(planner, plan))
         if plan.setting.micro_batches > 1 and not planner.divisible:
@@ -153,18 +169,25 @@ def create_planner(args: Namespace, progress: Callable[[], object]) -> tuple[Pla
     check_method(method)
     if method == END_TO_END:
         raise ValueError("e2e has nothing to plan; --compare shows it beside every method.")
+    if k is None and args.task != CLASSIFICATION:
+        k = min((k for name, k in published_cuts(args.task) if name == backbone), default=None)
     if k is None and not args.budget and not (args.processes and args.cuts == BALANCED):
         raise ValueError(f"{backbone} needs --k, the number of local blocks, or --budget.")
     cfg = timm.models.resolve_pretrained_cfg(backbone)
     channels, *size = cfg.input_size
     keywords: dict[str, Any] = {}
     if args.img_size:
-        size = list(to_2tuple(args.img_size))
-        keywords = {"img_size": args.img_size} if cfg.fixed_input_size else {}
+        size = list(height_width(args.img_size))
+        keywords = {"img_size": size} if cfg.fixed_input_size else {}
+    if args.output_stride:
+        keywords["output_stride"] = args.output_stride
+    task = task_of(args)
+    if task is not None:
+        keywords["num_classes"] = 0
     about = f"--img-size {args.img_size}"
     device = "cpu" if args.calibrate else "meta"
     with torch.device(device), user_errors(AssertionError, RuntimeError, about=about):
-        model = timm.create_model(backbone, **keywords)
+        model = create_backbone(backbone, method, **keywords)
     count = 1 if args.micro_batches == AUTO else args.micro_batches
     # As the training recipe has it: the order decides over time.
     setting = Setting(
@@ -189,8 +212,34 @@ def create_planner(args: Namespace, progress: Callable[[], object]) -> tuple[Pla
         setting,
         progress=progress,
         calibrate=args.calibrate,
+        task=task,
     )
     return planner, k
+
+
+def task_of(args: Namespace) -> Task | None:
+    """The dense task that the flags name; none for classification.
+
+    Raises:
+        ValueError: For a decoder that it does not have, and for flags that are a dense task's.
+    """
+    if args.task == CLASSIFICATION:
+        if args.num_classes or args.decoder:
+            raise ValueError("--num-classes and --decoder are a dense task's; name it by --task.")
+        return None
+    return create_task(args.task, args.num_classes or TASKS[args.task].usual_classes, args.decoder)
+
+
+def task_keywords(args: Namespace) -> dict[str, Any]:
+    """What ``localize`` takes for the task that the flags name, beside the plan."""
+    task = task_of(args)
+    if task is None:
+        return {}
+    named: dict[str, Any] = {"task": task.name, "num_classes": task.num_classes}
+    if args.img_size:
+        named["img_size"] = height_width(args.img_size)
+    flags = ("decoder", "output_stride")
+    return named | {flag: getattr(args, flag) for flag in flags if getattr(args, flag)}
 
 
 def choose(

@@ -10,7 +10,7 @@ and Accelerate's loops do it; ``torch._functorch.config.activation_memory_budget
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -18,13 +18,14 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..meter import LiveBytes
 from ..target import acting_as
+from .dense import network_of
 from .optimizer import create_optimizer
 from .piece import bytes_of, without_data
 from .planner import Planner
@@ -84,13 +85,19 @@ class Metered(BesideEndToEnd[Cost]):
 
 END_TO_END = Alternative()
 CHECKPOINTED = "checkpointed"
+SLICES = (4, 8)
 
 
-def alternatives(opt: str) -> dict[str, Alternative]:
-    """By name; 8-bit state where there is such an optimizer, and torchao to provide it."""
+def alternatives(opt: str, slices: Sequence[int] = SLICES) -> dict[str, Alternative]:
+    """By name; 8-bit state where there is such an optimizer, and torchao to provide it.
+
+    Args:
+        opt: timm's name of the optimizer.
+        slices: Numbers of slices that a batch may be taken in.
+    """
     ways = {CHECKPOINTED: Alternative(checkpointed=True)}
     ways |= {
-        f"{CHECKPOINTED}, {n} slices": Alternative(checkpointed=True, slices=n) for n in (4, 8)
+        f"{CHECKPOINTED}, {n} slices": Alternative(checkpointed=True, slices=n) for n in slices
     }
     ways["torch.compile, budget 0.5"] = Alternative(activation_budget=0.5)
     if opt == "adamw" and find_spec("torchao"):
@@ -99,10 +106,16 @@ def alternatives(opt: str) -> dict[str, Alternative]:
     return ways
 
 
+def alternatives_of(planner: Planner) -> dict[str, Alternative]:
+    """Those that the planner's batch can be trained in."""
+    images, least = planner.setting.batch_size, planner.task.least_images
+    return alternatives(planner.setting.opt, [n for n in SLICES if -(-images // n) >= least])
+
+
 def meter_alternatives(planner: Planner) -> dict[str, Metered]:
     """Every alternative for the planner's backbone and setting, by name."""
     end_to_end = meter_step(planner, END_TO_END)
-    ways = alternatives(planner.setting.opt)
+    ways = alternatives_of(planner)
     return {name: Metered(meter_step(planner, way), end_to_end) for name, way in ways.items()}
 
 
@@ -114,8 +127,9 @@ def meter_step(planner: Planner, way: Alternative, arithmetic: bool = True) -> C
         way: To train.
         arithmetic: Whether to count that as well, which takes as long again.
     """
+    network = network_of(planner.backbone, planner.task, planner.input_size)
     with FakeTensorMode(), acting_as(planner.setting.device):
-        step = _Step(planner, way)
+        step = _Step(planner, way, network)
         live = LiveBytes().track(*step.resident)
         counted = _Counted(live)
         if way.activation_budget is not None:
@@ -136,8 +150,9 @@ def meter_step(planner: Planner, way: Alternative, arithmetic: bool = True) -> C
 
 def fixed_bytes(planner: Planner, way: Alternative) -> int:
     """Bytes that do not grow with the batch: weights, optimizer state, gradients accumulated."""
+    network = network_of(planner.backbone, planner.task, planner.input_size)
     with FakeTensorMode():
-        step = _Step(planner, way)
+        step = _Step(planner, way, network)
         weights = LiveBytes().track(step.model).current
         return LiveBytes().track(step.model, step.optimizer).current + weights * (way.slices > 1)
 
@@ -145,11 +160,11 @@ def fixed_bytes(planner: Planner, way: Alternative) -> int:
 class _Step:
     """A training step end to end on fake tensors, its optimizer's state already there."""
 
-    def __init__(self, planner: Planner, way: Alternative) -> None:
+    def __init__(self, planner: Planner, way: Alternative, network: nn.Module) -> None:
         setting = planner.setting
 
         def fake() -> Any:
-            return without_data(planner.backbone, "cpu", setting.memory_format)
+            return without_data(network, "cpu", setting.memory_format)
 
         self.model = fake().train()
         if way.checkpointed:

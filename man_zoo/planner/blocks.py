@@ -13,6 +13,7 @@ from operator import add
 
 from ..split import block_ranges
 from .cost import CostModel
+from .dense import carried, of_later_blocks, waiting_gradients
 from .lasting import (
     auxiliary_resident,
     block_accumulated,
@@ -193,7 +194,7 @@ def block_cost(
     """
     start, end = block[0], block[-1]
     last = end == len(model.units) - 1
-    output = model.output(end, place, auxiliary)
+    output = model.output(end, place, auxiliary, start)
     units = [model.unit(i, first=i == start, recompute=recomputed.get(i)) for i in block]
     accumulated = block_accumulated(model, block, end, place)
     passes, first, steps = _turn(model, block, units, output, accumulated)
@@ -242,6 +243,7 @@ def _turn(
         alive -= unit.saved
         missing -= unit_accumulated(model, i)
         passes = alive + gradients + backward_peak(model, unit, i, end)
+        passes += waiting_gradients(model, start, i, end) + of_later_blocks(model, i, end)
         peak, first = max(peak, passes), max(first, passes - missing)
         alive -= inputs[i - start]
         gradients += unit.gradients
@@ -251,12 +253,12 @@ def _turn(
 
 def input_bytes(model: CostModel, start: int) -> int:
     """Bytes of the features that a block from unit ``start`` takes; images live on anyway."""
-    return model.out_bytes[start - 1] if start else 0
+    return model.out_bytes[start - 1] + carried(model, start - 1) if start else 0
 
 
 def output_bytes(model: CostModel, end: int) -> int:
     """Bytes of the features that a block up to unit ``end`` passes on; none from the last one."""
-    return model.out_bytes[end] if end < len(model.units) - 1 else 0
+    return model.out_bytes[end] + carried(model, end) if end < len(model.units) - 1 else 0
 
 
 def beside(model: CostModel, start: int, end: int) -> int:

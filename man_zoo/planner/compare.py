@@ -1,11 +1,14 @@
 """Plans side by side with what a practitioner would use instead, as a table and as a picture."""
 
+from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from ..console import table, whole
-from ..split import PUBLISHED_CUTS, block_ranges
-from .alternatives import Metered, alternatives, meter_alternatives
+from ..split import block_ranges, published_cuts
+from .alternatives import Metered, alternatives_of, meter_alternatives
 from .plan import Plan
 from .planner import Planner
 from .sizes import GIB
@@ -28,7 +31,7 @@ def compare(planner: Planner, k: int, budget: int | None = None) -> dict[str, Ro
         ValueError: For an impossible K, a budget that cannot be met.
     """
     plans: dict[str, Row] = {"end to end": planner.end_to_end(), **meter_alternatives(planner)}
-    if (planner.name, k) in PUBLISHED_CUTS:
+    if (planner.name, k) in published_cuts(planner.task.name):
         plans["published cuts"] = planner.cuts(k, "published")
     plans["even cuts"] = planner.cuts(k, "even")
     for form in planner.forms:
@@ -107,7 +110,7 @@ def draw(
     for (name, curve), marker in zip(curves.items(), "osD^", strict=False):
         points = [(plan.peak_gib, plan.arithmetic_ratio) for plan in curve]
         axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, label=name)
-    ways = alternatives(planner.setting.opt).items()
+    ways = alternatives_of(planner).items()
     sliced = [plans[name] for name, way in ways if way.checkpointed and not way.small_state]
     axes.plot(
         [row.peak_gib for row in sliced],
@@ -136,8 +139,8 @@ def draw(
         figure.savefig(unfinished, dpi=150, format=path.suffix.lstrip(".") or "png")
 
 
-def describe(plan: Plan) -> str:
-    """A plan block by block, and the keywords that make it."""
+def describe(plan: Plan, keywords: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """A plan block by block, and the call that makes it, with further keywords of that."""
     rows = []
     for j, block in enumerate(block_ranges(plan.split.cuts, len(plan.names))):
         first, last = plan.names[block[0]], plan.names[block[-1]]
@@ -155,7 +158,7 @@ def describe(plan: Plan) -> str:
         f"{plan.peak_gib:.2f} GiB, {plan.memory_ratio:.2f} of end to end, "
         f"at {plan.arithmetic_ratio:.2f} times its arithmetic"
     )
-    return "\n".join([table(header, rows), "", total, localize_call(plan)])
+    return "\n".join([table(header, rows), "", total, localize_call(plan, keywords)])
 
 
 def _recomputed(plan: Plan, j: int, block: range) -> str:
@@ -164,13 +167,13 @@ def _recomputed(plan: Plan, j: int, block: range) -> str:
     return ", ".join(parts + (["auxiliary"] if j in plan.split.auxiliaries else []))
 
 
-def localize_call(plan: Plan) -> str:
+def localize_call(plan: Plan, keywords: Mapping[str, Any] = MappingProxyType({})) -> str:
     """The Python that builds the plan's model, and its step where that has micro-batches."""
-    keywords = {key: value for key, value in plan.keywords().items() if value}
+    chosen = {key: value for key, value in plan.keywords().items() if value}
     for key in ("cuts", "recompute"):
-        if key in keywords:
-            keywords[key] = " ".join(keywords[key])
-    given = ", ".join(f"{key}={value!r}" for key, value in keywords.items())
+        if key in chosen:
+            chosen[key] = " ".join(chosen[key])
+    given = ", ".join(f"{key}={value!r}" for key, value in (chosen | dict(keywords)).items())
     call = f'man_zoo.localize("{plan.spec.backbone}", "{plan.spec.method}", {given})'
     count = plan.setting.micro_batches
     step = f"model.local_step(images, target, micro_batches={count})"

@@ -18,13 +18,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..auxiliary import Auxiliary
 from ..auxiliary.build import build_auxiliary
-from ..families import Units, list_units, unit_shapes
+from ..families import Units, list_units, map_shapes, unit_shapes
 from ..micro_batches import check_micro_batches
 from ..recompute import run
 from ..spec import LocalSpec
 from ..target import acting_as
 from ..tasks import Classification, Task
 from .arithmetic import Arithmetic
+from .dense import head_on, held, measure_head
 from .optimizer import OptimizerCost, create_optimizer, optimizer_cost, steps_at_once
 from .piece import Forward, Piece, bytes_of, measure_bytes, without_data
 from .setting import Setting
@@ -70,14 +71,19 @@ class CostModel:
         self.of_units: dict[Any, Any] = {}
         self.of_auxiliaries: dict[Any, Any] = {}
         self._meta_units = list_units(without_data(backbone, "meta"))
+        self.maps = map_shapes(backbone, input_size) if self.task.dense else ()
+        with torch.device("meta"):
+            decoder = self.task.decoder(self.maps, input_size)
+        self.taps = decoder.taps if decoder else ()
         with self._step():
             self.backbone = self._fake(backbone)
             self.units = list_units(self.backbone)
+            self.head = head_on(self.units, decoder and self._fake(decoder))
             self._images, self._target = setting.some_batch(
                 setting.slice_size, input_size, self.task
             )
-            self._features = self._run_units()
-        self.out_bytes = [self._of_batch(bytes_of(h)) for h in self._features]
+            self.features = self._run_units()
+        self.out_bytes = [self._of_batch(bytes_of(h)) for h in self.features]
         self.image_bytes = self._of_batch(bytes_of(self._images))
         self.target_bytes = self._of_batch(bytes_of(self._target))
 
@@ -119,11 +125,12 @@ class CostModel:
             recompute: Mode in which it is recomputed in backward, if it is.
         """
         shared = first and self.shared_bytes(i) > 0
-        return remember(
-            self.of_units,
-            (i, first, recompute, shared),
-            lambda: self._unit(i, first, recompute, shared),
-        )
+
+        def measure() -> Piece:
+            piece = self._unit(i, first, recompute, shared)
+            return held(piece) if i in self.taps else piece
+
+        return remember(self.of_units, (i, first, recompute, shared), measure)
 
     def worthwhile(
         self, i: int, first: bool, modes: Sequence[str | None]
@@ -146,7 +153,7 @@ class CostModel:
 
     def _unit(self, i: int, first: bool, recompute: str | None, shared: bool) -> Piece:
         module = self.units.modules[i]
-        x = self._features[i - 1] if i else self._images
+        x = self.features[i - 1] if i else self._images
 
         def forward(module: Any, h: Tensor, *_: Tensor) -> Tensor:
             return run(module, h, recompute=recompute)
@@ -159,39 +166,31 @@ class CostModel:
         return remember(
             self.of_units,
             key,
-            lambda: self._measure(key, module, real, forward, x, not first, gradients=shared),
+            lambda: self.measure(key, module, real, forward, x, not first, gradients=shared),
         )
 
-    def output(self, cut: int, place: tuple[int, int], recompute: str | None) -> Piece:
+    def output(
+        self, cut: int, place: tuple[int, int], recompute: str | None, start: int = 0
+    ) -> Piece:
         """Cost of what ends a block after unit ``cut``: the head at the last unit, else auxiliary.
 
         Args:
             cut: Index of the block's last unit.
             place: Which auxiliary it is, from 0, and how many there are.
             recompute: Mode in which an auxiliary is recomputed in backward, if it is.
+            start: Index of the block's first unit: a head gives gradients to maps of its own block.
         """
         if cut == len(self.units) - 1:
-            return remember(self.of_units, "head", self._head)
+            own = sum(tap >= start for tap in self.taps)
+            return remember(self.of_units, ("head", own), lambda: measure_head(self, own))
         return remember(
             self.of_auxiliaries,
             ("output", cut, place, recompute),
             lambda: self._output(cut, place, recompute),
         )
 
-    def _head(self) -> Piece:
-        head, h = self.units.head, self._features[-1]
-
-        def forward(head: Any, h: Tensor, _: Tensor, target: Tensor) -> Tensor:
-            return self.criterion(head(h), target)
-
-        def real(units: Units) -> nn.Module:
-            return copy.deepcopy(units.head)
-
-        key = (signature(head), h.shape, h.dtype, type(self.criterion))
-        return self._measure(key, head, real, forward, h)
-
     def _output(self, cut: int, place: tuple[int, int], recompute: str | None) -> Piece:
-        h, compares = self._features[cut], self.auxiliary(cut, place).compares
+        h, compares = self.features[cut], self.auxiliary(cut, place).compares
         check_micro_batches(self.setting.micro_batches, compares, self.spec.method)
         shared = self.units.modules[cut + 1 : cut + 2] if self.spec.overlaps else ()
 
@@ -207,7 +206,7 @@ class CostModel:
             own = dict(zip(map(id, self._meta_units.modules), self.units.modules, strict=True))
             with self._mode:
                 auxiliary = self._fake(built, own)
-            return self._measure(key, auxiliary, real, forward, h, beside=shared)
+            return self.measure(key, auxiliary, real, forward, h, beside=shared)
 
         alike = remember(
             self.of_auxiliaries,
@@ -242,7 +241,7 @@ class CostModel:
             recompute=recompute,
         )
 
-    def _measure(
+    def measure(
         self,
         key: object,
         module: nn.Module,

@@ -154,7 +154,8 @@ class _Search:
 
     def _step(self, slices: int = 1) -> int:
         """Images, or pixels, from one size to the next."""
-        return slices if self.what == BATCH else side_step(self.planner.backbone)
+        least = self.planner.task.least_images
+        return slices * least if self.what == BATCH else side_step(self.planner.backbone)
 
     def _end_to_end(self, planner: Planner) -> int:
         """Arithmetic of an image end to end."""

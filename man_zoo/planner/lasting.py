@@ -13,8 +13,8 @@ def resident(model: CostModel) -> int:
 
 
 def _all_resident(model: CostModel) -> int:
-    unused = _weights(model.backbone) - _weights(model.units.head)
-    unused -= sum(_weights(unit) for unit in model.units.modules)
+    pieces = nn.ModuleList([*model.units.modules, model.head])
+    unused = _weights(nn.ModuleList([model.backbone, pieces])) - _weights(pieces)
     used = head_resident(model) + sum(unit_resident(model, i) for i in range(len(model.units)))
     return used + unused + model.image_bytes + model.target_bytes
 
@@ -33,7 +33,7 @@ def head_resident(model: CostModel) -> int:
     return remember(
         model.of_units,
         "head resident",
-        lambda: _resident(model, model.units.head, averaged=model.setting.model_ema),
+        lambda: _resident(model, model.head, averaged=model.setting.model_ema),
     )
 
 
@@ -78,7 +78,7 @@ def block_accumulated(model: CostModel, block: range, end: int, place: tuple[int
     DDP's buckets live on.
     """
     last = end == len(model.units) - 1
-    ends = model.units.head if last else model.auxiliary(end, place)
+    ends = model.head if last else model.auxiliary(end, place)
     return _accumulated(model, ends) + sum(unit_accumulated(model, i) for i in block)
 
 

@@ -26,6 +26,7 @@ from .blocks import (
     together,
 )
 from .cost import CostModel
+from .dense import of_later_blocks, waiting_gradients
 from .lasting import auxiliary_resident, resident, restored_bytes
 
 # More blocks than this cost arithmetic and no longer save memory: auxiliaries are what is left.
@@ -269,7 +270,8 @@ def _blocks_ending(
         gradients, there = output.gradients + model.left_bytes(end), output.there
         temporaries = output.temporaries
         for i in range(end, -1, -1):
-            spare = limit - gradients
+            spare = limit - gradients - of_later_blocks(model, i, end)
+            spare -= waiting_gradients(model, 0, i, end)  # at most: where the block begins is open
             unit = model.unit(i, first=False, recompute=choices.units[i][0])
             gradients, there = gradients + unit.gradients, there + unit.there
             temporaries = model.together(temporaries, unit.temporaries)

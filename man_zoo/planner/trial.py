@@ -38,6 +38,7 @@ def step_seconds(planner: Planner, plan: Plan) -> float:
         plan.spec,
         input_size=planner.input_size,
         criterion=planner.criterion,
+        task=planner.task,
     )
     model.train().to(device).to(memory_format=setting.memory_format)
     optimizers = [
@@ -46,7 +47,7 @@ def step_seconds(planner: Planner, plan: Plan) -> float:
     ]
     images = torch.randn(setting.batch_size, *planner.input_size, device=device)
     images = images.contiguous(memory_format=setting.memory_format)
-    target = torch.randint(model.num_classes, (setting.batch_size,), device=device)
+    target = model.task.random_target(setting.batch_size, model.input_size[1:], device)
 
     def update(j: int) -> None:
         optimizers[j].step()

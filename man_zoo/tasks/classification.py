@@ -25,6 +25,7 @@ class Classification:
     name: ClassVar[str] = "classification"
     main_score: ClassVar[str] = "top1"
     percent: ClassVar[Mapping[str, str]] = {"top1": "top-1", "top5": "top-5"}
+    usual_classes: ClassVar[int] = 1000  # ImageNet
     dense: ClassVar[bool] = False
 
     @staticmethod
@@ -37,6 +38,11 @@ class Classification:
         if label is None:
             raise ValueError("it has no label")
         return int(label)
+
+    @property
+    def least_images(self) -> int:
+        """One."""
+        return 1
 
     def with_classes(self, num_classes: int) -> Self:
         """The same task with so many classes."""

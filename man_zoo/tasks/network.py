@@ -45,12 +45,19 @@ class DenseNetwork(nn.Module):
         checkpointing: Whether every unit but the stem is recomputed in backward, as timm does it.
     """
 
+    units: Units
+    head: DenseHead
+
     def __init__(
         self, backbone: Any, decoder: Decoder, task: Task, checkpointing: bool = False
     ) -> None:
         super().__init__()
         self.backbone, self.decoder = backbone, decoder
         self.task, self.checkpointing = task, checkpointing
+        # Hidden from nn.Module: views on the two above, whose weights are there once.
+        units = list_units(backbone)
+        object.__setattr__(self, "units", units)
+        object.__setattr__(self, "head", DenseHead(units, decoder))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Whether units are recomputed in backward."""
@@ -58,17 +65,15 @@ class DenseNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The prediction of images ``(B, C, H, W)``, as :meth:`Task.to_image` gives it."""
-        units, head = units_and_head(self)
-        modes = {i: WHOLE for i in range(1, len(units)) if self.checkpointing}
-        prediction = head(run_units(units.modules, images, self.decoder.taps, modes))
+        modes = {i: WHOLE for i in range(1, len(self.units)) if self.checkpointing}
+        prediction = self.head(run_units(self.units.modules, images, self.decoder.taps, modes))
         return self.task.to_image(prediction, (images.shape[2], images.shape[3]))
 
 
 def units_and_head(network: nn.Module) -> tuple[Units, nn.Module]:
     """Of a backbone, or of a dense network."""
     if isinstance(network, DenseNetwork):
-        units = list_units(network.backbone)
-        return units, DenseHead(units, network.decoder)
+        return network.units, network.head
     units = list_units(network)
     return units, units.head
 

@@ -35,6 +35,7 @@ class Segmentation:
     name: ClassVar[str] = "segmentation"
     main_score: ClassVar[str] = "miou"
     percent: ClassVar[Mapping[str, str]] = {"miou": "mean IoU", "pixels": "pixels right"}
+    usual_classes: ClassVar[int] = 19  # Cityscapes
     dense: ClassVar[bool] = True
     decoders: ClassVar[tuple[str, ...]] = tuple(DECODERS)
 
@@ -46,6 +47,11 @@ class Segmentation:
                 f"num_classes={self.num_classes} is impossible for segmentation; expected 1 to "
                 f"{IGNORE}, because a pixel of class {IGNORE} counts nowhere."
             )
+
+    @property
+    def least_images(self) -> int:
+        """Two where a batch norm follows a pooling of the whole map, as in DeepLabV3."""
+        return 2 if self.kind == "deeplabv3" else 1
 
     def with_classes(self, num_classes: int) -> Self:
         """The same task with so many classes."""

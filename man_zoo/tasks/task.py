@@ -44,6 +44,9 @@ class Task(Protocol):
     percent: ClassVar[Mapping[str, str]]
     """Words for the scores that are told of a network, in percent, the main one first."""
 
+    usual_classes: ClassVar[int]
+    """Of the data set that results are published on: for a plan where nobody says."""
+
     dense: ClassVar[bool]
     """Whether a decoder stands on the backbone's maps, in place of its own head."""
 
@@ -53,6 +56,10 @@ class Task(Protocol):
 
     def with_classes(self, num_classes: int) -> Self:
         """The same task with so many classes."""
+
+    @property
+    def least_images(self) -> int:
+        """How many images a batch, or a slice of it, must have to train on."""
 
     # The network ----------------------------------------------------------------------------------
 
