@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORED = 255
+IGNORED = 255  # class of pixels that count nowhere, as Cityscapes, ADE20K and VOC have it
 RATIO = 0.02  # of the image's diagonal: how wide a boundary is (Cheng et al. 2021)
 
 

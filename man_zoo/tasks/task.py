@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .decoder import Decoder, Exit
+from .tally import Tally
 
 
 class ExitSite(Protocol):
@@ -102,16 +103,11 @@ class Task(Protocol):
 
     # Scores ---------------------------------------------------------------------------------------
 
-    def no_sums(self) -> Tensor:
-        """What no images add to the scores: zeros, float64."""
+    def tally(self) -> Tally:
+        """A new one: of no images."""
 
-    def sums(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """What a batch adds to the scores, as :meth:`no_sums`.
+    def scores(self, tallies: Sequence[Tally]) -> dict[str, Any]:
+        """Scores by name, ``loss`` among them, of all images that these have counted.
 
-        Args:
-            prediction: As the network gives it, or as :meth:`to_image` does.
-            target: Of the same images.
+        A number, or for a score that every class has of its own a list of them.
         """
-
-    def scores(self, sums: Tensor, count: int) -> dict[str, Any]:
-        """Scores by name from the sums over ``count`` images."""

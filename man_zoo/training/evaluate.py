@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from ..local_model import LocalModel
@@ -25,11 +26,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """The task's scores of every output of ``forward``.
 
-    Sums are taken over all processes at the end, so an uneven last batch, or none at all on some
-    process, counts for exactly the images in it.
+    What the processes have counted is put together at the end, so an uneven last batch, or none at
+    all in some process, counts for exactly the images in it.
 
     Args:
-        accelerator: For precision and the sums over processes.
+        accelerator: For precision.
         task: What is measured.
         forward: Images ``(B, C, H, W)`` to a list of predictions, the network's last.
         loader: Batches of this process's share.
@@ -41,21 +42,19 @@ def evaluate(
         output.
     """
     known = range(outputs) if known is None else known
-    sums = torch.stack([task.no_sums()] * outputs).to(accelerator.device)
-    count = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+    tallies = {j: task.tally() for j in known}
+    count = 0
     for images, target in loader:
         with accelerator.autocast():
             exits = forward(images)
         for j, prediction in zip(known, exits, strict=True):
-            sums[j] += task.sums(prediction, target)
+            tallies[j].add(prediction, target)
         if outputs - 1 in known:
             count += len(target)
-    sums, images_seen = accelerator.reduce(sums), int(accelerator.reduce(count))
-    scores = [task.scores(of_one, images_seen) for of_one in sums]
-    return scores[-1] | {
-        "count": images_seen,
-        "exits": [score[task.main_score] for score in scores],
-    }
+    everyones, counts = gather_object([tallies]), gather_object([count])
+    scores = [task.scores([own[j] for own in everyones if j in own]) for j in range(outputs)]
+    exits = [score[task.main_score] for score in scores]
+    return scores[-1] | {"count": sum(counts), "exits": exits}
 
 
 def validate(
