@@ -63,8 +63,7 @@ def train_case(method: str, accumulate: int, plain: bool = False, slices: int = 
         head_norm="group",
         **METHODS[method],
     )
-    task = Classification(CLASSES)
-    trainer = create_trainer(args, accelerator, task, model.double(), batches=STEPS)
+    trainer = create_trainer(args, accelerator, model.double(), batches=STEPS)
     if plain:
         trainer.blocks = [
             DistributedDataParallel(block.module, broadcast_buffers=False)
@@ -106,7 +105,7 @@ def average_statistics() -> dict:
     args = parse_args(["--cpu-threads", "1", "--model-ema"])
     accelerator = create_accelerator(args, Path("unused"))
     model = man_zoo.localize("resnet20", "man_dgl", 2, num_classes=CLASSES, img_size=SIZE)
-    trainer = create_trainer(args, accelerator, Classification(CLASSES), model, batches=1)
+    trainer = create_trainer(args, accelerator, model, batches=1)
     torch.manual_seed(accelerator.process_index)
 
     def statistics(module) -> torch.Tensor:

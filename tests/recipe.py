@@ -38,6 +38,11 @@ def flags(data: Path, output: Path, *more: str) -> list[str]:
     ]
 
 
+def processes(count: int) -> tuple[str, ...]:
+    """What comes before a script that so many processes run, as under torchrun."""
+    return str(ROOT / "tests" / "several.py"), str(count)
+
+
 def python(*words: str, check: bool = True) -> subprocess.CompletedProcess:
     """Run ``python`` in a process of its own, on the CPU."""
     result = subprocess.run(

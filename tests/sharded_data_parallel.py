@@ -19,7 +19,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import man_zoo
 from man_zoo.runs.config import parse_args
-from man_zoo.tasks import Classification
 from man_zoo.training.checkpoint import Checkpoints, Progress
 from man_zoo.training.losses import LossWatch, NonFiniteLoss, check_weights
 from man_zoo.training.setup import create_accelerator
@@ -49,8 +48,7 @@ def create(case: str, *more: str) -> Trainer:
     accelerator = create_accelerator(args, Path("unused"))
     torch.manual_seed(accelerator.process_index)
     model = man_zoo.localize(**keywords, k=4, num_classes=CLASSES, img_size=SIZE)
-    task = Classification(CLASSES)
-    trainer = create_trainer(args, accelerator, task, model.double(), batches=STEPS)
+    trainer = create_trainer(args, accelerator, model.double(), batches=STEPS)
     trainer.start_epoch(0)
     return trainer
 

@@ -5,14 +5,14 @@ from pathlib import Path
 import block_parallel
 import pytest
 import torch
-from recipe import ROOT, flags, python, write_images
+from recipe import ROOT, flags, processes, python, write_images
 from test_resume import TRAIN, TWO, records
 
 import man_zoo
 from man_zoo import BlockParallel
 
 HELPER = str(ROOT / "tests" / "block_parallel.py")
-FOUR = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "4")
+FOUR = processes(4)
 
 
 @pytest.fixture(scope="module")

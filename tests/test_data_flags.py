@@ -25,7 +25,9 @@ REFUSED = [
     ("-b", ("0", "-1", "1.5"), WHOLE_FROM_1),
     ("-vb", ("0", "-1"), WHOLE_FROM_1),
     ("-j", ("-1", "two"), WHOLE_FROM_0),
-    ("--img-size", ("0", "-1", "8.5"), WHOLE_FROM_1),
+    ("--img-size", ("0", "-1", "8.5", "8x", "8x0", "8x8x8", "8X8"), WHOLE_FROM_1),
+    ("--full-size", ("0", "8x"), WHOLE_FROM_1),
+    ("--scale-jitter", ("0 1", "-1 2"), ABOVE_0),
     ("--input-size", ("3 0 8", "3 8 -8"), WHOLE_FROM_1),
     ("--num-classes", ("0", "-3"), WHOLE_FROM_1),
     ("--train-subset", ("0", "-1"), WHOLE_FROM_1),
@@ -122,6 +124,15 @@ def test_one_pixel_is_an_image(memory, more):
 
 def test_one_pixel_is_refused_only_where_it_is_padded():
     assert loaders("--img-size", 1, "--no-aug")[2].input_size == (3, 1, 1)
+
+
+@pytest.mark.parametrize("memory", ["on", "off"])
+def test_height_and_width(memory):
+    train, val, info = loaders("--img-size", "8x24", "--in-memory", memory, "-j", 0)
+    assert info.input_size == (3, 8, 24)
+    assert info.name.endswith("at 8x24")
+    for loader in (train, val):
+        assert next(iter(loader))[0].shape == (64, 3, 8, 24)
 
 
 @pytest.mark.parametrize("size", [1, 2])

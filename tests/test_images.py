@@ -307,7 +307,7 @@ def test_evaluation_ends_with_the_name_of_the_file(tmp_path):
 @pytest.mark.slow
 def test_the_process_that_meets_the_file_names_it(tmp_path):
     truncated(recipe.write_images(tmp_path) / "test" / "class2" / "8.png")  # the second's share
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    launch = recipe.processes(2)
     script = str(recipe.ROOT / "recipes" / "train.py")
     failed = recipe.python(*launch, script, *streamed_flags(tmp_path), check=False)
     assert failed.returncode

@@ -14,7 +14,6 @@ import man_zoo
 from man_zoo.meter import LiveBytes
 from man_zoo.runs.config import parse_args
 from man_zoo.runs.folder import load_log
-from man_zoo.tasks import Classification
 from man_zoo.training import observe
 from man_zoo.training.observe import Observer, merge, merge_states
 from man_zoo.training.setup import create_accelerator
@@ -35,7 +34,7 @@ def create(monkeypatch) -> Callable[..., Trainer]:
         AcceleratorState._reset_state(True)
         args = parse_args(["--cpu-threads", "1", "--warmup-epochs", "0", *words])
         accelerator = create_accelerator(args, Path("unused"))
-        return create_trainer(args, accelerator, Classification(3), model, 4)
+        return create_trainer(args, accelerator, model, 4)
 
     return create
 

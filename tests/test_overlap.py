@@ -14,7 +14,6 @@ from man_zoo.parallel.places import Places
 from man_zoo.parallel.sharded import shard_model
 from man_zoo.planner import Setting, place
 from man_zoo.runs.config import parse_args
-from man_zoo.tasks import Classification
 from man_zoo.training.setup import create_accelerator
 from man_zoo.training.trainer import create_trainer
 
@@ -203,4 +202,4 @@ def test_training_refuses_it_too(flags, monkeypatch):
     args = parse_args(["--cpu-threads", "1", *flags])
     accelerator = create_accelerator(args, Path("unused"))
     with pytest.raises(ValueError, match="overlap_dgl trains a block's first unit"):
-        create_trainer(args, accelerator, Classification(10), localize(), 1, Places())
+        create_trainer(args, accelerator, localize(), 1, Places())

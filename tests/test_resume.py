@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from recipe import ROOT, flags, python, train_here, write_images
+from recipe import ROOT, flags, processes, python, train_here, write_images
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import Linear
 
@@ -20,7 +20,7 @@ from man_zoo.runs.checksums import Damaged, compare_checksums, write_checksums
 from man_zoo.runs.model import load_run
 from man_zoo.training.checkpoint import Checkpoints, Progress
 
-TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+TWO = processes(2)
 TRAIN = str(ROOT / "recipes" / "train.py")
 KILLED = str(ROOT / "tests" / "killed_recipe.py")
 # Every source of randomness and every kind of state: numpy's generator (mixup, cutmix), torch's

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from recipe import ROOT, environment, flags, python, train_here, write_images
+from recipe import ROOT, environment, flags, processes, python, train_here, write_images
 
 from man_zoo import weights as published
 from man_zoo.commands.__main__ import main as run_command
@@ -25,7 +25,7 @@ from man_zoo.runs.folder import load_log
 from man_zoo.runs.lock import hold
 
 TRAIN = str(ROOT / "recipes" / "train.py")
-TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+TWO = processes(2)
 PATIENCE = 300  # seconds, far above what is needed: not to wait for ever
 
 

@@ -15,7 +15,8 @@ import man_zoo
 from man_zoo.meter import LiveBytes
 from man_zoo.spec import make_spec
 from man_zoo.tasks import Segmentation
-from man_zoo.tasks.segmentation import IGNORE, PixelLoss
+from man_zoo.tasks.iou import IGNORED
+from man_zoo.tasks.segmentation import PixelLoss
 
 CLASSES, SIZE = 5, (64, 96)
 METHODS = ["dgl", "infopro", "auglocal", "man_dgl", "man_infopro", "manpp_infopro", "overlap_dgl"]
@@ -37,7 +38,7 @@ def batch(size: tuple[int, int] = SIZE, count: int = 2) -> tuple[Tensor, Tensor]
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(count, 3, *size, generator=generator)
     target = torch.randint(CLASSES, (count, *size), generator=generator)
-    target[:, :8] = IGNORE
+    target[:, :8] = IGNORED
     return images, target
 
 
@@ -111,7 +112,7 @@ def test_end_to_end_is_plain_training_of_the_network(decoder: str) -> None:
     model.local_step(images, target)
     torch.manual_seed(0)
     logits = plain(images)
-    loss = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
+    loss = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum")
     (loss / target.numel()).backward()
     assert_equal(gradients(model.backbone), gradients(plain.backbone))
     assert_equal(gradients(model.decoder), gradients(plain.decoder))
@@ -219,7 +220,7 @@ def test_the_loss_is_the_mean_over_all_pixels_at_the_targets_size() -> None:
     logits = torch.randn(2, CLASSES, 16, 24)
     _, target = batch()
     wanted = F.cross_entropy(
-        F.interpolate(logits, SIZE, mode="bilinear"), target, ignore_index=IGNORE, reduction="none"
+        F.interpolate(logits, SIZE, mode="bilinear"), target, ignore_index=IGNORED, reduction="none"
     )
     assert PixelLoss()(logits, target).item() == pytest.approx(wanted.mean().item())
 
@@ -229,7 +230,7 @@ def test_pixels_that_do_not_count_weigh_nothing() -> None:
     _, target = batch()
     PixelLoss()(logits, target).backward()
     assert logits.grad[:, :, :8].abs().max() == 0 < logits.grad[:, :, 8:].abs().min()
-    assert PixelLoss()(logits, torch.full_like(target, IGNORE)) == 0
+    assert PixelLoss()(logits, torch.full_like(target, IGNORED)) == 0
 
 
 @pytest.mark.parametrize("method", ["man_dgl", "infopro"])
@@ -277,10 +278,12 @@ def test_man_learns_in_both_forms(form: str) -> None:
 
 def test_scores_are_counted_pixel_by_pixel() -> None:
     task = Segmentation(3)
-    truth = torch.tensor([[[0, 0, 1, 1], [0, 1, 1, IGNORE]]])
+    truth = torch.tensor([[[0, 0, 1, 1], [0, 1, 1, IGNORED]]])
     found = torch.tensor([[[0, 1, 1, 1], [0, 1, 0, 0]]])
     logits = 10.0 * F.one_hot(found, 3).permute(0, 3, 1, 2).float()
-    scores = task.scores(task.no_sums() + task.sums(logits, truth), 1)
+    tally = task.tally()
+    tally.add(logits, truth)
+    scores = task.scores([tally])
     assert scores["iou"][:2] == pytest.approx([50.0, 60.0])  # 2 of 4, 3 of 5
     assert scores["iou"][2] != scores["iou"][2]  # there is none
     assert scores["miou"] == pytest.approx(55.0)

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from recipe import ROOT, flags, python, train_here, write_images
+from recipe import ROOT, flags, processes, python, train_here, write_images
 from safetensors.torch import load_file
 from sharded_data_parallel import CASES, SAVED
 
 from man_zoo.commands.__main__ import main as run_command
 
 HELPER = str(ROOT / "tests" / "sharded_data_parallel.py")
-TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+TWO = processes(2)
 pytestmark = pytest.mark.slow
 
 
@@ -21,9 +21,8 @@ pytestmark = pytest.mark.slow
 def results(tmp_path_factory) -> dict[int, dict]:
     """Every case, by two processes; gone on with by one and by three; and by one alone."""
     folder = tmp_path_factory.mktemp("results")
-    for processes in (2, 1, 3):
-        launch = ("torch.distributed.run", "--standalone", "--nproc_per_node", str(processes))
-        python(*(("-m", *launch) if processes > 1 else ()), HELPER, str(folder))
+    for count in (2, 1, 3):
+        python(*(processes(count) if count > 1 else ()), HELPER, str(folder))
     return {n: torch.load(folder / f"{n}.pt", weights_only=False) for n in (1, 2, 3)}
 
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 import man_zoo
 from man_zoo.runs.config import parse_args
-from man_zoo.tasks import Classification
 from man_zoo.training.setup import create_accelerator
 from man_zoo.training.trainer import Trainer, create_trainer
 
@@ -48,7 +47,7 @@ def create(monkeypatch) -> Callable[..., Trainer]:
         AcceleratorState._reset_state(True)
         args = parse_args(["--cpu-threads", "1", *words])
         accelerator = create_accelerator(args, Path("unused"))
-        return create_trainer(args, accelerator, Classification(CLASSES), model, batches)
+        return create_trainer(args, accelerator, model, batches)
 
     return create
 

@@ -10,6 +10,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ..console import user_errors
+from ..console.numbers import height_width
 from ..local_block import LocalBlock
 from ..local_model import LocalModel
 from ..localize import localize
@@ -35,7 +36,7 @@ def build(candidate: Candidate, args: Namespace, device: torch.device) -> LocalM
             spec.backbone,
             spec.method,
             spec.k,
-            img_size=args.img_size,
+            img_size=height_width(args.img_size) if args.img_size else None,
             micro_batches=candidate.micro_batches,
             **keywords,
         )

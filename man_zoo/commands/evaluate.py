@@ -4,7 +4,8 @@ import re
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,14 @@ from ..runs.folder import ARGS
 from ..runs.metadata import load_metadata
 from ..runs.model import load_run
 from ..runs.untrusted import blaming_files_of
-from ..tasks import Classification
-from ..training.evaluate import evaluate
+from ..spec import CLASSIFICATION
+from ..tasks import Classification, Task
+from ..training.evaluate import Loader, evaluate
+from ..training.report import percentages
 from ..weights import CONFIG
 
-_PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct")
+_PIXELS = ("mean", "std")
+_PREPROCESSING = ("input_size", *_PIXELS, "interpolation", "crop_pct")
 
 
 def build_parser(program: str | None = None) -> ArgumentParser:
@@ -66,9 +70,9 @@ def evaluate_weights(args: Namespace) -> dict[str, Any]:
     """Evaluate as the flags say, and print it.
 
     Returns:
-        ``top1`` and ``top5`` in percent, ``loss``, ``count``, ``images_per_second``, ``exits``
-        (top-1 of every block; of the network alone without ``--exits``), and ``report``, sklearn's
-        precision, recall and F1 of every class as text.
+        The task's scores, ``count``, ``images_per_second``, ``exits`` (the main score of every
+        block; of the network alone without ``--exits``), and ``report``, every class as text: for
+        classification sklearn's precision, recall and F1.
 
     Raises:
         UserError: For weights or data that are not there or do not fit each other.
@@ -91,6 +95,26 @@ def evaluate_weights(args: Namespace) -> dict[str, Any]:
         _check_size(model, data)
     model = model.eval().to(accelerator.device, memory_format=torch.channels_last)
     forward = model.forward_exits if args.exits else lambda images: [model(images)]
+    task: Task = getattr(model, "task", Classification(model.num_classes))
+    run = partial(evaluate, accelerator, task, outputs=len(model.blocks) if args.exits else 1)
+    started = time.perf_counter()
+    if isinstance(task, Classification):
+        result = _with_report(run, forward, loader, data)
+    else:
+        result = run(forward, loader)
+        result["report"] = _scores_of_classes(result, data)
+    result["images_per_second"] = result["count"] / (time.perf_counter() - started)
+    print(_render(args, result, data, model, task))
+    return result
+
+
+Forward = Callable[[Tensor], list[Tensor]]
+
+
+def _with_report(
+    run: Callable[..., dict[str, Any]], forward: Forward, loader: Loader, data: LoaderInfo
+) -> dict[str, Any]:
+    """What an evaluation finds, and sklearn's report on what passes through it."""
     predictions: list[Tensor] = []
     targets: list[Tensor] = []
 
@@ -104,14 +128,19 @@ def evaluate_weights(args: Namespace) -> dict[str, Any]:
             targets.append(target)
             yield images, target
 
-    started = time.perf_counter()
-    outputs = len(model.blocks) if args.exits else 1
-    task = Classification(model.num_classes)
-    result = evaluate(accelerator, task, predict, batches(), outputs)
-    result["images_per_second"] = result["count"] / (time.perf_counter() - started)
-    result["report"] = _per_class(torch.cat(targets), torch.cat(predictions), data)
-    print(_render(args, result, data, model))
-    return result
+    result = run(predict, batches())
+    return result | {"report": _per_class(torch.cat(targets), torch.cat(predictions), data)}
+
+
+def _scores_of_classes(result: dict[str, Any], data: LoaderInfo) -> str:
+    """A table of the scores that every class has of its own."""
+    of_classes = {
+        key: [f"{score:.2f}" for score in scores]
+        for key, scores in result.items()
+        if isinstance(scores, list) and key != "exits"
+    }
+    names = data.class_names or [str(i) for i in range(data.num_classes)]
+    return table(["class", *of_classes], list(zip(names, *of_classes.values(), strict=True)))
 
 
 @torch.no_grad()
@@ -156,7 +185,7 @@ def _preprocess_as_trained(args: Namespace, model: nn.Module) -> None:
         config = vars(load_metadata(Path(args.model)).data)
     else:
         config = resolve_model_data_config(model)
-    for key in _PREPROCESSING:
+    for key in _PREPROCESSING if args.task == CLASSIFICATION else _PIXELS:
         if getattr(args, key) is None and not (key == "input_size" and given):
             setattr(args, key, config[key])
 
@@ -172,18 +201,20 @@ def _per_class(target: Tensor, predicted: Tensor, data: LoaderInfo) -> str:
     )
 
 
-def _render(args: Namespace, result: dict[str, Any], data: LoaderInfo, model: Any) -> str:
+def _render(
+    args: Namespace, result: dict[str, Any], data: LoaderInfo, model: Any, task: Task
+) -> str:
     lines = [
         f"{args.model} on {data.name}, {result['count']} images",
-        f"top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %, cross-entropy "
+        f"{', '.join(percentages(task, result))}, loss "
         f"{result['loss']:.4f}, {result['images_per_second']:.0f} images/s",
         "",
         result["report"],
     ]
     if args.exits:
         tops = enumerate(result["exits"])
-        rows = [(f"{j + 1}  {model.block_name(j)}", f"{top1:.2f}") for j, top1 in tops]
-        lines.append(table(("block", "top-1 %"), rows))
+        rows = [(f"{j + 1}  {model.block_name(j)}", f"{score:.2f}") for j, score in tops]
+        lines.append(table(("block", f"{task.percent[task.main_score]} %"), rows))
     return "\n".join(lines)
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import to_2tuple
 
 from ..console import Keywords, Parser, exit_status, output_file, user_errors
 from ..console.numbers import (
+    height_width,
     image_size,
     memory_size,
     memory_sizes,
@@ -177,8 +177,8 @@ def create_planner(args: Namespace, progress: Callable[[], object]) -> tuple[Pla
     channels, *size = cfg.input_size
     keywords: dict[str, Any] = {}
     if args.img_size:
-        size = list(to_2tuple(args.img_size))
-        keywords = {"img_size": args.img_size} if cfg.fixed_input_size else {}
+        size = list(height_width(args.img_size))
+        keywords = {"img_size": size} if cfg.fixed_input_size else {}
     if args.output_stride:
         keywords["output_stride"] = args.output_stride
     task = task_of(args)
@@ -235,8 +235,10 @@ def task_keywords(args: Namespace) -> dict[str, Any]:
     task = task_of(args)
     if task is None:
         return {}
-    named = {"task": task.name, "num_classes": task.num_classes}
-    flags = ("decoder", "output_stride", "img_size")
+    named: dict[str, Any] = {"task": task.name, "num_classes": task.num_classes}
+    if args.img_size:
+        named["img_size"] = height_width(args.img_size)
+    flags = ("decoder", "output_stride")
     return named | {flag: getattr(args, flag) for flag in flags if getattr(args, flag)}
 
 

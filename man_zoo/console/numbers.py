@@ -66,15 +66,20 @@ def threads(text: str) -> int:
     return _whole(text, 1, 1024)
 
 
-def image_size(text: str) -> int | tuple[int, int]:
-    """Pixels of a square image's side, or height and width: ``512x1024``."""
-    try:
-        height, *width = [positive(side) for side in text.lower().split("x")]
-    except ArgumentTypeError as error:
-        raise ArgumentTypeError(f"expected pixels such as 224 or 512x1024, got {text!r}") from error
-    if len(width) > 1:
-        raise ArgumentTypeError(f"expected a height and a width such as 512x1024, got {text!r}")
-    return (height, width[0]) if width else height
+def image_size(text: str) -> int | str:
+    """Pixels of a square image's side, or ``512x1024``, height and width; still a text then."""
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise ArgumentTypeError(
+            f"expected a whole number from 1, or two such as 512x1024, got {text!r}"
+        )
+    return int(text) if len(sides) == 1 else text
+
+
+def height_width(size: int | str) -> tuple[int, int]:
+    """Height and width, of what :func:`image_size` gives."""
+    height, *width = map(int, str(size).split("x"))
+    return (height, width[0]) if width else (height, height)
 
 
 def memory_size(text: str) -> str:

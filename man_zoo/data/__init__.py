@@ -10,8 +10,8 @@ asked for, and take their own share of the data in a distributed run, so neither
 """
 
 from .flags import add_data_args
-from .info import DATASETS, DatasetInfo
-from .loaders import LoaderInfo, create_loaders, create_test_loader, evaluation_loader
+from .info import DATASETS, DatasetInfo, LoaderInfo
+from .loaders import create_loaders, create_test_loader, evaluation_loader
 from .memory_loader import MemoryLoader
 from .sources import Split, open_dataset, open_splits
 from .stream_loader import StreamLoader

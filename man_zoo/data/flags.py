@@ -5,12 +5,14 @@ from argparse import ArgumentParser
 from ..console.numbers import (
     finite,
     fraction,
+    image_size,
     non_negative,
     non_negative_number,
     positive,
     positive_number,
     probability,
 )
+from .dense import DENSE
 from .info import DATASETS
 from .loaders import SMALL_SIDE
 from .sources import TIMM_PREFIXES
@@ -21,8 +23,12 @@ def add_data_args(parser: ArgumentParser) -> None:
     """Add every data flag, in one titled group, under the names of timm's train.py."""
     group = parser.add_argument_group("data")
     add = group.add_argument
+    add("--task", choices=("classification", *DENSE), default="classification",
+        help="what is learnt of an image (default: its class)")  # fmt: skip
     names = ", ".join([*DATASETS, "folder", *(p + "NAME" for p in TIMM_PREFIXES)])
-    add("--dataset", default="digits", metavar="NAME", help=f"one of {names} (default: digits)")
+    dense = "".join(f"; for {task} {', '.join(known)}" for task, known in DENSE.items())
+    add("--dataset", default="digits", metavar="NAME",
+        help=f"one of {names}{dense} (default: digits; of a dense task, pasted ones)")  # fmt: skip
     add(
         "--data-dir",
         default="data",
@@ -38,9 +44,12 @@ def add_data_args(parser: ArgumentParser) -> None:
         "--train-subset", type=positive, metavar="N", help="train on N images, always the same ones"
     )
     add(
-        "--train-num-samples", type=positive, metavar="N", help="images, where a stream cannot tell"
+        "--train-num-samples",
+        type=positive,
+        metavar="N",
+        help="images, where a stream cannot tell, or of pasted scenes",
     )
-    add("--val-num-samples", type=positive, metavar="N", help="images, where a stream cannot tell")
+    add("--val-num-samples", type=positive, metavar="N", help="the same, to validate on")
     add("--val-holdout", type=positive, metavar="N", help="validate on N training images that are "
         "held out, always the same ones; the test split is looked at once, at the end")  # fmt: skip
     add("--skip-bad-images", action="store_true", help="leave out images that cannot be read and "
@@ -49,12 +58,11 @@ def add_data_args(parser: ArgumentParser) -> None:
     add("--input-key", metavar="KEY", help="image column of an hfds, hfids, tfds or wds data set")
     add("--target-key", metavar="KEY", help="label column of an hfds, hfids, tfds or wds data set")
     add("--num-classes", type=positive, metavar="N", help="default: the data set's own")
-    add(
-        "--img-size",
-        type=positive,
-        metavar="PX",
-        help="default: the data set's own, else the model's",
-    )
+    add("--img-size", type=image_size, metavar="PX", help="one number, or height and width as "
+        "512x1024 (default: the data set's own, else the model's)")  # fmt: skip
+    add("--full-size", type=image_size, metavar="PX", help="size that whole images are fitted into "
+        "for evaluation and before a random crop, for segmentation and detection (default: the "
+        "data set's own, else --img-size)")  # fmt: skip
     add("--input-size", type=positive, nargs=3, metavar="N", help="channels height width")
     add("--in-chans", type=int, choices=PIL_MODES, help="1 keeps or makes images grey (default 3)")
     add("--mean", type=finite, nargs="+", metavar="X", help="default: the data set's own")
@@ -112,6 +120,9 @@ def add_data_args(parser: ArgumentParser) -> None:
         metavar="X",
         help="shape of the random resized crop, streamed only (default: 3/4 4/3)",
     )
+    add("--scale-jitter", type=positive_number, nargs=2, metavar="X", help="factors on the sides "
+        "of an image, least and greatest, before its random crop, for segmentation and detection "
+        "(default: the data set's own)")  # fmt: skip
     add(
         "--color-jitter",
         type=non_negative_number,

@@ -46,7 +46,7 @@ class ImageFiles(Dataset):
         return len(self.reader)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
-        with _naming(lambda: self._name(index)):
+        with naming(lambda: self._name(index)):
             file, target = self.reader[index]
             with file, Image.open(file) as image:
                 return to_mode(image, self.mode), target
@@ -69,7 +69,7 @@ class TransformedImages(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image, target = self.source[index]
-        with _naming(lambda: getattr(image, "filename", "") or f"Image {index}"):
+        with naming(lambda: getattr(image, "filename", "") or f"Image {index}"):
             image, label = to_mode(image, self.mode), Classification.target(target)
         return self.transform(image), label
 
@@ -89,7 +89,7 @@ class StreamedImages(IterableDataset):
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
         samples = iter(self.source)
         while True:
-            with _naming(lambda: "The stream"):
+            with naming(lambda: "The stream"):
                 sample = next(samples, None)
                 if sample is None:
                     return
@@ -103,7 +103,7 @@ def read_image(path: str, mode: str) -> Image.Image:
     Raises:
         UnreadableImage: If there is none.
     """
-    with _naming(lambda: path), Image.open(path) as image:
+    with naming(lambda: path), Image.open(path) as image:
         return to_mode(image, mode)
 
 
@@ -154,8 +154,12 @@ def read(loader: DataLoader, *, can_skip: bool = False) -> Iterator[Any]:
 
 
 @contextmanager
-def _naming(name: Callable[[], str]) -> Iterator[None]:
-    """Say which image it is, whatever a decoder raises about a damaged one."""
+def naming(name: Callable[[], str]) -> Iterator[None]:
+    """Say which image it is, whatever a decoder raises about a damaged one.
+
+    Raises:
+        UnreadableImage: In place of any error.
+    """
     try:
         yield
     except Exception as error:

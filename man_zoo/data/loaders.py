@@ -2,9 +2,10 @@
 
 import math
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 from torchvision import transforms as tv
 
 from .classes import count_classes
+from .dense import DenseSamples, dense_transforms
 from .images import TransformedImages, UnreadableImage, read
+from .info import DatasetInfo, DenseRecipe, LoaderInfo
 from .memory_loader import MemoryLoader, decode
 from .sources import Split, open_dataset, open_splits
 from .stream_loader import StreamLoader
@@ -30,39 +33,6 @@ from .transforms import (
 
 MEMORY_LIMIT = 4 * 2**30  # bytes of decoded images, both splits together
 SMALL_SIDE = 96  # pixels; larger images are worth a random resized crop from the file
-
-
-@dataclass(frozen=True)
-class LoaderInfo:
-    """What the loaders yield.
-
-    Args:
-        name: Which data, and at which size.
-        num_classes: Number of classes.
-        class_names: In the order of the targets; empty where the data do not say.
-        mean: One value a channel, for pixels scaled to [0, 1].
-        std: The same.
-        input_size: Channels, height and width.
-        interpolation: Of evaluation, in timm's words.
-        crop_pct: Of evaluation, in timm's words.
-        crop_mode: Of evaluation, in timm's words.
-        in_memory: Whether images were decoded once and for all.
-        train_count: Training images.
-        val_count: Evaluation images.
-    """
-
-    name: str
-    num_classes: int
-    class_names: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    input_size: tuple[int, int, int]
-    interpolation: str
-    crop_pct: float
-    crop_mode: str
-    in_memory: bool
-    train_count: int
-    val_count: int
 
 
 def create_loaders(
@@ -106,19 +76,16 @@ def create_loaders(
             f"--skip-bad-images cannot leave images out of the stream {args.dataset}; expected a "
             "data set on disk, or the run without it."
         )
-    size = (spec.size,) * 2 if spec.size else _first_size(splits.train, args.skip_bad_images)
-    small = size is not None and max(size) <= SMALL_SIDE
-    config = resolve_config(args, spec, data_config, channels, size if small else None)
-    recipe = choose_augmentation(args, spec, config["input_size"], small)
     num_classes = count_classes(args, spec, names)
-    in_memory = _use_memory(args, splits, small, config["input_size"])
-    build = _memory_loaders if in_memory and reads else _stream_loaders
+    if spec.dense:
+        config, in_memory, build = _prepare_dense(args, spec, spec.dense, data_config, channels)
+    else:
+        config, in_memory, build = _prepare(args, splits, spec, data_config, channels, reads)
     rank, world_size = shard or (state.process_index, state.num_processes)
     train, val = build(
         args,
         splits,
         config,
-        recipe,
         seed=args.seed,
         rank=rank,
         world_size=world_size,
@@ -139,6 +106,9 @@ def create_loaders(
         in_memory=in_memory,
         train_count=train.count,
         val_count=val.count,
+        task=args.task,
+        full_size=(spec.dense.full or spec.dense.size) if spec.dense else None,
+        boxes=spec.dense.boxes if spec.dense and args.task == "detection" else None,
     )
     return train, val, info
 
@@ -187,10 +157,52 @@ def evaluation_loader(
         settings: Of :class:`StreamLoader`.
     """
     config = asdict(info)
+    mode = PIL_MODES[info.input_size[0]]
+    if info.full_size:
+        recipe = DenseRecipe(info.input_size[1:], info.full_size, boxes=info.boxes or 0)
+        _, transform = dense_transforms(info.task, config, recipe)
+        return StreamLoader(
+            dataset, batch_size, transform, mode=mode, samples=DenseSamples, **settings
+        )
     if info.in_memory:  # such images were resized whole
         config |= {"crop_pct": 1.0, "crop_mode": "squash"}
-    mode = PIL_MODES[info.input_size[0]]
     return StreamLoader(dataset, batch_size, evaluation_transform(config), mode=mode, **settings)
+
+
+Build = Callable[..., tuple[MemoryLoader | StreamLoader, MemoryLoader | StreamLoader]]
+
+
+def _prepare(
+    args: Namespace,
+    splits: Split,
+    spec: DatasetInfo,
+    data_config: dict[str, Any],
+    channels: int,
+    reads: bool,
+) -> tuple[dict[str, Any], bool, Build]:
+    """Preprocessing, whether images are decoded once, and what builds the loaders."""
+    size = (spec.size,) * 2 if spec.size else _first_size(splits.train, args.skip_bad_images)
+    small = size is not None and max(size) <= SMALL_SIDE
+    config = resolve_config(args, spec, data_config, channels, size if small else None)
+    recipe = choose_augmentation(args, spec, config["input_size"], small)
+    in_memory = _use_memory(args, splits, small, config["input_size"])
+    if in_memory and reads:
+        return config, True, partial(_memory_loaders, recipe=recipe)
+    transforms = Split(training_transform(args, config, recipe), evaluation_transform(config))
+    return config, in_memory, partial(_stream_loaders, transforms=transforms)
+
+
+def _prepare_dense(
+    args: Namespace,
+    spec: DatasetInfo,
+    recipe: DenseRecipe,
+    data_config: dict[str, Any],
+    channels: int,
+) -> tuple[dict[str, Any], bool, Build]:
+    """As :func:`_prepare`, of images whose pixels or objects have classes."""
+    config = resolve_config(args, spec, data_config, channels, recipe.size)
+    transforms = Split(*dense_transforms(args.task, config, recipe))
+    return config, False, partial(_stream_loaders, transforms=transforms, samples=DenseSamples)
 
 
 @contextmanager
@@ -227,6 +239,7 @@ def _memory_loaders(
     args: Namespace,
     splits: Split,
     config: dict[str, Any],
+    *,
     recipe: Augmentation,
     **common: Any,
 ) -> tuple[MemoryLoader, MemoryLoader]:
@@ -270,7 +283,8 @@ def _stream_loaders(
     args: Namespace,
     splits: Split,
     config: dict[str, Any],
-    recipe: Augmentation,
+    *,
+    transforms: Split,
     **common: Any,
 ) -> tuple[StreamLoader, StreamLoader]:
     common |= {"mode": PIL_MODES[config["input_size"][0]], "workers": args.workers}
@@ -278,14 +292,14 @@ def _stream_loaders(
     train = StreamLoader(
         splits.train,
         args.batch_size,
-        training_transform(args, config, recipe),
+        transforms.train,
         train=True,
         **common,
     )
     val = StreamLoader(
         splits.val,
         args.validation_batch_size or args.batch_size,
-        evaluation_transform(config),
+        transforms.val,
         **common,
     )
     return train, val

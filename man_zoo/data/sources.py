@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from timm.data import ImageDataset, create_dataset
 from torch.utils.data import IterableDataset, Subset
 from torchvision import datasets as tv_datasets
 
 from ..messages import unknown
 from .classes import class_index, class_names
+from .dense import open_dense, refuse_dense_flags
 from .folders import check_folder, find_split, nearest
 from .images import ImageFiles, read_image
 from .info import DATASETS, DatasetInfo
@@ -37,6 +36,8 @@ class Split(NamedTuple):
 def open_dataset(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[str, ...]]:
     """The two splits as data sets of (PIL image, int), how to train on them, and class names.
 
+    Of another task than classification they are as :func:`~man_zoo.data.dense.open_dense` says.
+
     Args:
         args: From :func:`man_zoo.data.add_data_args`.
         mode: PIL mode of the images that timm's readers give, ``"L"`` or ``"RGB"``.
@@ -45,6 +46,10 @@ def open_dataset(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[
         ValueError: If the name is unknown, timm cannot open it, or the splits' classes differ.
         FileNotFoundError: If the directory, the data in it or one of the splits is missing.
     """
+    if args.task != "classification":
+        dense, info, names = open_dense(args, _digits)
+        return Split(*dense), info, names
+    refuse_dense_flags(args)
     bare = args.dataset.removeprefix("torch/")
     name = bare if bare in DATASETS else args.dataset
     if name == "digits":
@@ -88,6 +93,10 @@ def open_splits(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[s
 
 def _digits() -> Split:
     """scikit-learn's 1,797 scanned digits, 80 % for training, in a split that never changes."""
+    # Here, because it takes every command a second to import.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     scans = load_digits()
     images = [Image.fromarray(scan) for scan in (scans.images * (255 / 16)).astype(np.uint8)]
     pairs = list(zip(images, scans.target.tolist(), strict=True))

@@ -2,8 +2,7 @@
 
 import math
 import random
-import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .images import StreamedImages, TransformedImages, read
+from .readers import Readers
 from .sampling import check_enough, epoch_generator, evaluation_batches, training_batches
 from .skipping import Skipping, collate
 
@@ -21,18 +21,13 @@ from .skipping import Skipping, collate
 class _SeededImages(Dataset):
     """``images[index]`` under random state ``seed``, for keys (index, seed)."""
 
-    def __init__(self, images: TransformedImages):
+    def __init__(self, images: Dataset):
         self.images = images
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Any]:
         index, seed = key
         with _random_state(seed):
             return self.images[index]
-
-
-def _leave_sigterm(worker: int) -> None:
-    """A batch system sends SIGTERM to all processes, but a run that stops needs its next batch."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextmanager
@@ -57,17 +52,18 @@ class StreamLoader:
     """Batches read, decoded and transformed in worker processes, and moved to the device.
 
     Yields (images, targets): images (B, C, H, W) of ``dtype`` as ``transform`` makes them; targets
-    (B,) int64. A map-style data set follows the order, shares and dropping of
-    :class:`~man_zoo.data.MemoryLoader`, and each image has a random state of its own drawn from the
-    seed and the epoch, so the batches do not depend on the number of workers, and not on that of
-    processes but for how they are shared.
+    (B,) int64, or what ``samples`` makes, stacked. A map-style data set follows the order, shares
+    and dropping of :class:`~man_zoo.data.MemoryLoader`, and each image has a random state of its
+    own drawn from the seed and the epoch, so the batches do not depend on the number of workers,
+    and not on that of processes but for how they are shared.
     An image that cannot be used ends the pass, or with ``skip_bad`` is told of in ``bad_images``:
     the place of one in training goes to the next image of the batch, evaluation does without.
     An iterable data set shards itself, as timm's readers do, and its batches are reproducible for
     one number of workers and processes.
 
     Args:
-        dataset: Of (PIL image, int), or timm's ``IterableImageDataset`` of the same.
+        dataset: Of (PIL image, int), or timm's ``IterableImageDataset`` of the same; or of what
+            ``samples`` takes.
         batch_size: Images a step on this process.
         transform: PIL image to normalised float tensor (C, H, W).
         mode: PIL mode to convert to, ``"L"`` or ``"RGB"``.
@@ -80,6 +76,7 @@ class StreamLoader:
         dtype: Of the images.
         channels_last: Memory format of the images.
         skip_bad: Go on without images that cannot be used; not for an iterable data set.
+        samples: From ``dataset``, ``mode`` and ``transform`` to a data set of two tensors.
 
     Raises:
         ValueError: If the training set is smaller than one global batch.
@@ -101,13 +98,14 @@ class StreamLoader:
         dtype: torch.dtype = torch.float32,
         channels_last: bool = True,
         skip_bad: bool = False,
+        samples: Callable[[Any, str, Any], Dataset] = TransformedImages,
     ):
         self.iterable = isinstance(dataset, IterableDataset)
         if self.iterable:
             dataset.set_loader_cfg(num_workers=workers)
             self.dataset: Any = StreamedImages(dataset, mode, transform)
         else:
-            self.dataset = _SeededImages(TransformedImages(dataset, mode, transform))
+            self.dataset = _SeededImages(samples(dataset, mode, transform))
         if skip_bad:
             self.dataset = Skipping(self.dataset, fill=train)
         self.skip_bad = skip_bad
@@ -148,12 +146,11 @@ class StreamLoader:
             batching = {"batch_sampler": self._batches(generator)[self.start :]}
         # A new loader each epoch: its workers then start from this epoch's state. Given the
         # generator, it draws nothing from the training loop's own.
-        loader = DataLoader(
+        loader = Readers(
             self.dataset,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             generator=generator,
-            worker_init_fn=_leave_sigterm,
             collate_fn=collate if self.skip_bad else None,
             **batching,
         )

@@ -7,6 +7,7 @@ from timm.data import create_transform, resolve_data_config
 from timm.data.loader import adapt_to_chs
 from torchvision import transforms as tv
 
+from ..console.numbers import height_width
 from ..messages import unknown
 from .info import DatasetInfo
 
@@ -72,6 +73,8 @@ def resolve_config(
         own["input_size"] = (channels, *size)
         own |= {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "squash"}
     flags = {**vars(args), "in_chans": channels}
+    if args.img_size and not args.input_size:
+        flags |= {"img_size": None, "input_size": (channels, *height_width(args.img_size))}
     config = resolve_data_config(flags, pretrained_cfg={**data_config, **own})
     config["input_size"] = (channels, *config["input_size"][1:])
     interpolation_mode(config["interpolation"])

@@ -9,6 +9,7 @@ from timm.models import model_entrypoint
 
 from ..console import UserError, user_errors
 from ..spec import WRAPPERS, base_method
+from ..tasks import TASKS, Classification
 from ..weights import CARD, CONFIG, check_title
 from .markdown import code, code_block, one_line, words
 
@@ -31,9 +32,8 @@ These are the weights of the backbone alone: auxiliaries of local training are l
 | blocks end after | {{ cuts }} |
 | data set | {{ data }} |
 | measured on | {{ validation }} that were not trained on |
-| top-1 | {{ "%.2f" | format(metrics.top1) }} % |
-| top-5 | {{ "%.2f" | format(metrics.top5) }} % |
-| cross-entropy | {{ "%.4f" | format(metrics.loss) }} |
+{{ scores }}
+| loss | {{ "%.4f" | format(metrics.loss) }} |
 | epoch | {{ epoch }} |
 | hardware | {{ hardware }} |
 | training time | {{ "%.0f" | format(seconds) }} s |
@@ -56,7 +56,7 @@ man_zoo, on as many local blocks as you like:
 import man_zoo
 
 model = man_zoo.localize(
-    "{{ source }}", "{{ method }}", k={{ k }}, pretrained=True, auxiliaries=True
+    "{{ source }}", "{{ method }}", k={{ k }}, pretrained=True, auxiliaries=True{{ task }}
 )
 ```
 
@@ -161,20 +161,22 @@ def write_card(path: Path, metadata: dict[str, Any], architecture: str, labels: 
     """
     title, machine = f"{metadata['name']}.{metadata['tag']}", metadata["machine"]
     software = f"man_zoo {metadata['version']}, torch {machine['torch']}, timm {machine['timm']}"
-    local = metadata["k"] > 1
+    local, task = metadata["k"] > 1, TASKS[metadata["task"]]
+    # A backbone without a classifier gives features, whatever it has learnt to see.
+    kind = "image-feature-extraction" if task.dense else "image-classification"
     accuracy = EvalResult(
-        task_type="image-classification",
+        task_type=f"image-{task.name}",
         dataset_type=one_line(metadata["dataset"]),
         dataset_name=one_line(metadata["data"]),
-        metric_type="accuracy",
-        metric_value=round(metadata["metrics"]["top1"], 2),
+        metric_type="accuracy" if task is Classification else task.main_score,
+        metric_value=round(metadata["metrics"][task.main_score], 2),
     )
     card = ModelCard.from_template(
         ModelCardData(
             license="apache-2.0",
             library_name="timm",
-            pipeline_tag="image-classification",
-            tags=["image-classification", "timm", "man_zoo", *(["local-learning"] * local)],
+            pipeline_tag=kind,
+            tags=[kind, "timm", "man_zoo", *(["local-learning"] * local)],
             model_name=one_line(title),
             eval_results=[accuracy],
         ),
@@ -182,6 +184,11 @@ def write_card(path: Path, metadata: dict[str, Any], architecture: str, labels: 
         title=words(title),
         by_name=code(f'timm.create_model("{title}", pretrained=True)'),
         architecture=architecture,
+        task=f', task="{task.name}", num_classes={len(labels)}' if task.dense else "",
+        scores="\n".join(
+            f"| {words} | {metadata['metrics'][key]:.2f} % |"
+            for key, words in task.percent.items()
+        ),
         how=f"block by block with {metadata['method']}" if local else "end to end",
         data=words(metadata["data"]),
         validation=words(metadata["validation"]),
@@ -190,7 +197,7 @@ def write_card(path: Path, metadata: dict[str, Any], architecture: str, labels: 
         recipe=code_block(metadata["recipe"]),
         requirement=_requirement(architecture),
         source=SOURCE,
-        usage=load_lines(architecture, SOURCE),
+        usage=load_lines(architecture, SOURCE, dense=task.dense),
         labels=[words(label) for label in labels],
         citations=citations(metadata["method"]),
         data_note=_DATA_NOTES.get(metadata["dataset"], _OTHER_DATA),
@@ -236,18 +243,19 @@ def card_of(folder: Path, repository: str | None = None) -> str:
     return text.replace(SOURCE, f"hf-hub:{repository}") if repository else text
 
 
-def load_lines(architecture: str, source: str) -> str:
+def load_lines(architecture: str, source: str, *, dense: bool = False) -> str:
     """Three lines of Python that load weights.
 
     Args:
         architecture: timm name of the network.
         source: ``local-dir:FOLDER`` or ``hf-hub:ORG/NAME``.
+        dense: Whether it has no classifier.
     """
     imports = "timm" if is_timms_own(architecture) else "man_zoo, timm"
     return (
         f"import {imports}\n"
         f'model = timm.create_model("{source}", pretrained=True).eval()\n'
-        "logits = model(images)"
+        + ("features = model.forward_features(images)" if dense else "logits = model(images)")
     )
 
 

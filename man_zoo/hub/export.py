@@ -13,12 +13,13 @@ import man_zoo
 from ..console import UserError, user_errors, whole_folder
 from ..data import LoaderInfo
 from ..local_model import LocalModel
-from ..runs.checkpoints import epoch_of, find_checkpoint, load_average, load_backbone
+from ..runs.checkpoints import epoch_of, find_checkpoint, load_average, load_network
 from ..runs.config import command_line, config_hash, read_args
 from ..runs.folder import CHECKPOINTS, EXPORT, load_epoch
 from ..runs.metadata import load_metadata
 from ..runs.model import create_model
 from ..runs.untrusted import read_json
+from ..tasks import TASKS
 from ..weights import CARD, CONFIG, check_title
 from .card import load_lines, write_card
 from .network import save_network
@@ -62,17 +63,18 @@ def export_run(
     with user_errors():
         source = find_checkpoint(run / CHECKPOINTS, checkpoint)
         model = create_model(args, data, auxiliaries=False, pretrained=False)
-        (load_average if ema else load_backbone)(model, source)
+        (load_average if ema else load_network)(model, source)
         check_title(model.spec.name, tag)
     record = load_epoch(run, epoch_of(source))
     prefix = "ema_val" if ema else "val"
     metadata = {
         "name": model.spec.name,
         "tag": tag,
+        "task": model.task.name,
         "method": model.spec.method,
         "k": model.spec.k,
         "cuts": [model.unit_names[cut] for cut in model.cuts],
-        "metrics": {key: record[f"{prefix}_{key}"] for key in ("top1", "top5", "loss")},
+        "metrics": {key: record[f"{prefix}_{key}"] for key in (*model.task.percent, "loss")},
         "dataset": args.dataset,
         "data": f"{data.name}, {data.train_count} images",
         "validation": f"{data.val_count} images",
@@ -106,9 +108,9 @@ def _is_export(folder: Path) -> bool:
 
 
 def _write(model: LocalModel, data: LoaderInfo, metadata: dict[str, Any], folder: Path) -> None:
-    backbone = model.backbone
+    backbone, num_classes = model.backbone, model.num_classes
     labels = list(data.class_names)
-    if len(labels) != backbone.num_classes:
+    if len(labels) != num_classes:
         labels = []  # --num-classes gave the network more classes than there are names
     with whole_folder(folder) as unfinished:
         save_for_hf(
@@ -140,7 +142,8 @@ def _write(model: LocalModel, data: LoaderInfo, metadata: dict[str, Any], folder
 def usage(folder: Path) -> str:
     """Three lines of Python that load an exported folder."""
     config = json.loads((folder / CONFIG).read_text())
-    return load_lines(config["architecture"], f"local-dir:{folder}")
+    dense = TASKS[config["man_zoo"]["task"]].dense
+    return load_lines(config["architecture"], f"local-dir:{folder}", dense=dense)
 
 
 def default_tag(args: Namespace) -> str:

@@ -225,13 +225,14 @@ def _turn(
     last = end == len(model.units) - 1
     begun = model.shared_bytes(start) + sum(piece.there for piece in (*units, output))
     alive = peak = begun
-    waiting = 0  # the last output, which nobody may have saved
+    waiting = cached = 0  # the last output, which nobody may have saved, and autocast's casts
     inputs = []
     for unit in units:
-        peak = max(peak, alive + waiting + unit.forward_peak)
+        peak = max(peak, alive + waiting + cached + unit.forward_peak)
         inputs.append(waiting if unit.saves_input else 0)
         alive, waiting = alive + inputs[-1] + unit.saved, unit.output
-    peak = max(peak, alive + waiting + output.forward_peak)
+        cached += unit.cached
+    peak = max(peak, alive + waiting + cached + output.forward_peak)
     first, missing = peak - accumulated, sum(unit_accumulated(model, i) for i in block)
     kept = 0 if last and not output.saves_input else waiting
     passes = alive + kept + output.backward_peak

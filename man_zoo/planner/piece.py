@@ -24,6 +24,8 @@ class Piece:
         output: Of its output, where that is not among what it saves: alive while the next piece
             runs forward, and further only if that one saves it.
         saves_input: Whether it keeps its input for its backward.
+        cached: Casts of its weights that nobody saves: autocast keeps them until the forward pass
+            of the whole block is over.
         forward_peak: Most alive during the forward pass, output included.
         backward_peak: Most alive during the backward pass, the gradient of its output included.
         held_peak: The same where the output outlives the backward pass, as the next block's input.
@@ -38,6 +40,7 @@ class Piece:
     saved: int
     output: int
     saves_input: bool
+    cached: int
     forward_peak: int
     backward_peak: int
     held_peak: int
@@ -59,6 +62,7 @@ class Piece:
             and self.saved <= other.saved
             and self.output <= other.output
             and self.saves_input <= other.saves_input
+            and self.cached <= other.cached
             and self.forward_peak <= other.forward_peak
             and self.backward_peak <= other.backward_peak
             and self.held_peak <= other.held_peak
@@ -103,6 +107,7 @@ def measure_bytes(
         before = live.current
         with autocast():
             y = forward(x)
+            within = live.current
         forward_peak, alive = live.peak - before, live.current - before
         holding.pin(y)
         passed_on = y.untyped_storage() is x.untyped_storage()
@@ -120,6 +125,7 @@ def measure_bytes(
         saved=saved,
         output=alive - saved,
         saves_input=saves_input,
+        cached=within - before - alive,
         forward_peak=forward_peak,
         backward_peak=live.peak - before,
         held_peak=holding.peak - before,

@@ -60,12 +60,14 @@ class _Run(NamedTuple):
     """A choice for units ``i`` to the end of a block: what may be alive before, and what it costs.
 
     A linked list, the unit in front first. ``entry`` is what may be alive with the unit's input
-    while it runs forward; ``room`` is for later, and has the input where ``saves_input``.
+    while it runs forward; ``room`` is for later, and has the input where ``saves_input``. ``ahead``
+    is the same for the forward passes after it, with autocast's casts.
     """
 
     room: int
     work: float
     entry: int
+    ahead: int
     saves_input: bool
     unit: int = -1
     recompute: str | None = None
@@ -173,7 +175,8 @@ def least(model: CostModel, choices: Choices) -> Split | None:
         else:
             best = path
             high = min(middle, cost_of(model, best.split()).peak)
-    return best and cheapest(model, high, choices)
+    # A search counts all gradients of two batches' update, which are never all there.
+    return best and (cheapest(model, high, choices) or best.split())
 
 
 def floors(model: CostModel, choices: Choices) -> Iterator[tuple[int, int | None]]:
@@ -263,7 +266,7 @@ def _blocks_ending(
         output = model.output(end, (0, 2), auxiliary)
         saves_input = output.saves_input or not last  # the next block's features
         room, entry = limit - output.backward_peak, limit - output.forward_peak
-        runs = [_Run(room, output.work, entry, saves_input)]
+        runs = [_Run(room, output.work, entry, entry, saves_input)]
         gradients, there = output.gradients + model.left_bytes(end), output.there
         temporaries = output.temporaries
         for i in range(end, -1, -1):
@@ -308,13 +311,14 @@ def _extend(
         if min(most, entry) < 0:
             continue
         for run in runs:
-            later = run.room - (unit.output if run.saves_input else 0)
-            room = min(later, run.entry - unit.output) - unit.saved
+            waiting = unit.saved + (unit.output if run.saves_input else 0)
+            following = run.entry - unit.output - unit.saved
+            ahead = min(run.ahead - waiting, following) - unit.cached
+            room = min(run.room - waiting, ahead)
             if room < 0:
                 continue
-            work = run.work + unit.work
-            own = min(room, most)
-            longer.append(_Run(own, work, entry, unit.saves_input, i, recompute, run))
+            own, work = min(room, most), run.work + unit.work
+            longer.append(_Run(own, work, entry, ahead, unit.saves_input, i, recompute, run))
             if room >= most:
                 break
     return longer

@@ -15,8 +15,7 @@ from .sharded import is_sharded, list_tensors, read_tensors
 from .untrusted import check_files
 
 WEIGHTS = "model.safetensors"  # of the LocalModel, auxiliaries among them
-AVERAGE = "average.safetensors"  # of the backbone, with --model-ema
-_BACKBONE = "backbone."
+AVERAGE = "average.safetensors"  # of the network, with --model-ema
 _NAME = re.compile(r"epoch-\d+(-batch-\d+)?")
 
 
@@ -80,18 +79,20 @@ def load_weights(model: LocalModel, checkpoint: Path) -> None:
     _load(model, checkpoint, WEIGHTS)
 
 
-def load_backbone(model: LocalModel, checkpoint: Path) -> None:
-    """Load the backbone's weights from a checkpoint, and leave the auxiliaries there.
+def load_network(model: LocalModel, checkpoint: Path) -> None:
+    """Load the weights of backbone and decoder from a checkpoint; the auxiliaries stay there.
 
     Raises:
         UserError: If it is damaged, or of another model.
     """
     compare_checksums(checkpoint)
-    _load(model.backbone, checkpoint, WEIGHTS, _BACKBONE)
+    _load(model.backbone, checkpoint, WEIGHTS, "backbone.")
+    if model.decoder is not None:
+        _load(model.decoder, checkpoint, WEIGHTS, "decoder.")
 
 
 def load_average(model: LocalModel, checkpoint: Path) -> None:
-    """Load the moving average of the backbone's weights (``--model-ema``) from a checkpoint.
+    """Load the moving average of the network's weights (``--model-ema``) from a checkpoint.
 
     Raises:
         ValueError: If the run kept none.
@@ -100,7 +101,7 @@ def load_average(model: LocalModel, checkpoint: Path) -> None:
     compare_checksums(checkpoint)
     if not _has(checkpoint, AVERAGE):
         raise ValueError(f"{checkpoint} has no moving average; train with --model-ema for one.")
-    _load(model.backbone, checkpoint, AVERAGE)
+    _load(model.network, checkpoint, AVERAGE)
 
 
 def _has(checkpoint: Path, file: str) -> bool:

@@ -68,6 +68,6 @@ def load_epoch(run: Path, epoch: int) -> dict[str, Any]:
     until = [line for line in load_log(run) if line["epoch"] <= epoch]
     if not until or until[-1]["epoch"] != epoch:
         raise UserError(f"{run / LOG} is damaged: it has no epoch {epoch}.")
-    if "val_top1" not in until[-1]:
+    if "val_loss" not in until[-1]:
         raise UserError(f"{run} was not validated after epoch {epoch}; expected 'best'.")
     return until[-1] | {"seconds": sum(line["seconds"] for line in until)}

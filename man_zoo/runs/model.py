@@ -13,8 +13,8 @@ from ..localize import localize
 from ..planner import BALANCED, Setting
 from ..registry import with_weights
 from ..spec import END_TO_END, is_zoo_name, parse_name
-from ..tasks import Classification
-from .checkpoints import find_checkpoint, load_backbone, load_weights
+from ..tasks import create_task
+from .checkpoints import find_checkpoint, load_network, load_weights
 from .config import read_args
 from .folder import CHECKPOINTS
 from .metadata import load_metadata
@@ -48,6 +48,7 @@ def create_model(
     if channels != 3 or args.pretrained:
         keywords["in_chans"] = channels
     keywords["num_classes"] = data.num_classes
+    task = create_task(data.task, data.num_classes, args.decoder)
     backbone, method, k = args.model, args.method or END_TO_END, args.k
     name, tag = split_model_name_tag(args.model)
     named = is_zoo_name(name)
@@ -69,7 +70,9 @@ def create_model(
             k,
             pretrained=args.pretrained if pretrained is None else pretrained,
             auxiliaries=auxiliaries,
-            criterion=Classification(data.num_classes).criterion(args.smoothing),
+            criterion=task.criterion(args.smoothing),
+            task=data.task,
+            decoder=args.decoder,
             img_size=(height, width),
             pretrained_cfg_overlay={"mean": data.mean, "std": data.std},
             memory_budget=args.memory_budget,
@@ -79,7 +82,8 @@ def create_model(
         )
     if args.tune == "head":
         model.backbone.requires_grad_(False)
-        model.backbone.get_classifier().requires_grad_(True)
+        if model.decoder is None:
+            model.backbone.get_classifier().requires_grad_(True)
     return model
 
 
@@ -121,5 +125,5 @@ def load_run(run: Path, checkpoint: str = "last", *, auxiliaries: bool = True) -
     data = load_metadata(run).data
     source = find_checkpoint(run / CHECKPOINTS, checkpoint)
     model = create_model(read_args(run), data, auxiliaries=auxiliaries, pretrained=False)
-    (load_weights if auxiliaries else load_backbone)(model, source)
+    (load_weights if auxiliaries else load_network)(model, source)
     return model

@@ -1,6 +1,6 @@
 """Image classification: a target is the index of a class, or the classes' probabilities."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from timm.data import Mixup
 from torch import Tensor, nn
 
+from .tally import Sums, added
 from .task import ExitSite
 
 
@@ -24,6 +25,7 @@ class Classification:
 
     name: ClassVar[str] = "classification"
     main_score: ClassVar[str] = "top1"
+    percent: ClassVar[Mapping[str, str]] = {"top1": "top-1", "top5": "top-5"}
     usual_classes: ClassVar[int] = 1000  # ImageNet
     dense: ClassVar[bool] = False
 
@@ -78,9 +80,9 @@ class Classification:
         """
         return Mixup(label_smoothing=0.0, num_classes=self.num_classes, **settings)
 
-    def no_sums(self) -> Tensor:
-        """Zeros ``(3,)``, float64."""
-        return torch.zeros(3, dtype=torch.float64)
+    def tally(self) -> Sums:
+        """Of :meth:`sums`."""
+        return Sums(self.sums, torch.zeros(3, dtype=torch.float64))
 
     def sums(self, logits: Tensor, target: Tensor) -> Tensor:
         """What a batch adds to the scores: hits at first, hits among five, loss ``(3,)``, float64.
@@ -94,7 +96,8 @@ class Classification:
         loss = F.cross_entropy(logits, target, reduction="sum")
         return torch.stack([hits[:, 0].sum().double(), hits.sum().double(), loss.double()])
 
-    def scores(self, sums: Tensor, count: int) -> dict[str, float]:
-        """``top1`` and ``top5`` in percent and the mean ``loss``, from sums ``(3,)``."""
+    def scores(self, tallies: Sequence[Any]) -> dict[str, float]:
+        """``top1`` and ``top5`` in percent and the mean ``loss``."""
+        sums, count = added(tallies)
         top1, top5, loss = (sums / count).tolist()
         return {"top1": 100 * top1, "top5": 100 * top5, "loss": loss}

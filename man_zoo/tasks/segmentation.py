@@ -1,6 +1,6 @@
 """Semantic segmentation: a target is the class of every pixel."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from ..messages import unknown
 from .decoder import Decoder, Exit
+from .iou import IGNORED, boundary_counts, boundary_iou, confusion, iou
 from .segmentation_decoders import DECODERS
+from .tally import Sums, added
 from .task import ExitSite
-
-IGNORE = 255
-"""Class of pixels that count nowhere, as Cityscapes, ADE20K and VOC have it."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class Segmentation:
 
     name: ClassVar[str] = "segmentation"
     main_score: ClassVar[str] = "miou"
+    percent: ClassVar[Mapping[str, str]] = {"miou": "mean IoU", "pixels": "pixels right"}
     usual_classes: ClassVar[int] = 19  # Cityscapes
     dense: ClassVar[bool] = True
     decoders: ClassVar[tuple[str, ...]] = tuple(DECODERS)
@@ -41,10 +41,10 @@ class Segmentation:
     def __post_init__(self) -> None:
         if self.kind not in DECODERS:
             raise unknown("decoder of segmentation", self.kind, DECODERS)
-        if not 1 <= self.num_classes <= IGNORE:
+        if not 1 <= self.num_classes <= IGNORED:
             raise ValueError(
                 f"num_classes={self.num_classes} is impossible for segmentation; expected 1 to "
-                f"{IGNORE}, because a pixel of class {IGNORE} counts nowhere."
+                f"{IGNORED}, because a pixel of class {IGNORED} counts nowhere."
             )
 
     @property
@@ -93,33 +93,42 @@ class Segmentation:
 
     # Scores ---------------------------------------------------------------------------------------
 
-    def no_sums(self) -> Tensor:
-        """Zeros: a confusion matrix (rows: truth) in a row, and the loss ``(classes**2 + 1,)``."""
-        return torch.zeros(self.num_classes**2 + 1, dtype=torch.float64)
+    def tally(self) -> Sums:
+        """Of :meth:`sums`."""
+        return Sums(self.sums, torch.zeros(self.num_classes + 3, self.num_classes).double())
 
     def sums(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Confusion of all pixels that count, and the loss summed over images."""
-        logits = resize(prediction.float(), (target.shape[1], target.shape[2]))
-        counts = target != IGNORE
-        pairs = target[counts] * self.num_classes + logits.argmax(1)[counts]
-        confusion = pairs.bincount(minlength=self.num_classes**2).double()
-        loss = PixelLoss()(logits, target).double() * len(target)
-        return torch.cat([confusion, loss[None]])
+        """Counts of a batch, one below the other, a column a class: ``(classes + 3, classes)``.
 
-    def scores(self, sums: Tensor, count: int) -> dict[str, Any]:
-        """``miou`` and ``pixels`` (that are right) in percent, ``iou`` of each class, ``loss``.
+        The confusion matrix (rows: truth), pixels in both boundaries and in either, and the loss
+        summed over images, everywhere in the last row.
+        """
+        logits = resize(prediction.float(), (target.shape[1], target.shape[2]))
+        predicted, classes = logits.argmax(1), self.num_classes
+        loss = PixelLoss()(logits, target).double() * len(target)
+        return torch.cat(
+            [
+                confusion(predicted, target, classes),
+                boundary_counts(predicted, target, classes),
+                loss.expand(1, classes),
+            ]
+        )
+
+    def scores(self, tallies: Sequence[Any]) -> dict[str, Any]:
+        """In percent ``miou``, ``pixels`` that are right, ``iou`` and ``boundary_iou`` of classes.
 
         A class of which there is neither truth nor prediction has no IoU (``nan``) and no share in
         the mean.
         """
-        confusion = sums[:-1].view(self.num_classes, self.num_classes)
-        right = confusion.diagonal()
-        iou = 100 * right / (confusion.sum(0) + confusion.sum(1) - right)
+        sums, count = added(tallies)
+        pixels, boundaries = sums[: self.num_classes], sums[self.num_classes : -1]
+        of_classes = 100 * iou(pixels)
         return {
-            "miou": iou.nanmean().item(),
-            "pixels": (100 * right.sum() / confusion.sum()).item(),
-            "iou": iou.tolist(),
-            "loss": (sums[-1] / count).item(),
+            "miou": of_classes.nanmean().item(),
+            "pixels": (100 * pixels.diagonal().sum() / pixels.sum()).item(),
+            "iou": of_classes.tolist(),
+            "boundary_iou": (100 * boundary_iou(boundaries)).tolist(),
+            "loss": (sums[-1, 0] / count).item(),
         }
 
 
@@ -144,7 +153,7 @@ class PixelLoss(nn.Module):
         total = F.cross_entropy(
             logits,
             target,
-            ignore_index=IGNORE,
+            ignore_index=IGNORED,
             reduction="sum",
             label_smoothing=self.smoothing,
         )

@@ -1,12 +1,13 @@
 """What a task answers: the rest of the library asks, and knows of no task."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from .decoder import Decoder, Exit
+from .tally import Tally
 
 
 class ExitSite(Protocol):
@@ -40,6 +41,9 @@ class Task(Protocol):
 
     main_score: ClassVar[str]
     """Which of the ``scores`` says how good a network is; more is better."""
+
+    percent: ClassVar[Mapping[str, str]]
+    """Words for the scores that are told of a network, in percent, the main one first."""
 
     usual_classes: ClassVar[int]
     """Of the data set that results are published on: for a plan where nobody says."""
@@ -99,16 +103,11 @@ class Task(Protocol):
 
     # Scores ---------------------------------------------------------------------------------------
 
-    def no_sums(self) -> Tensor:
-        """What no images add to the scores: zeros, float64."""
+    def tally(self) -> Tally:
+        """A new one: of no images."""
 
-    def sums(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """What a batch adds to the scores, as :meth:`no_sums`.
+    def scores(self, tallies: Sequence[Tally]) -> dict[str, Any]:
+        """Scores by name, ``loss`` among them, of all images that these have counted.
 
-        Args:
-            prediction: As the network gives it, or as :meth:`to_image` does.
-            target: Of the same images.
+        A number, or for a score that every class has of its own a list of them.
         """
-
-    def scores(self, sums: Tensor, count: int) -> dict[str, Any]:
-        """Scores by name from the sums over ``count`` images."""

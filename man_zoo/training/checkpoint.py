@@ -44,29 +44,32 @@ class Progress:
 
     Args:
         epoch: Epochs finished.
-        best_epoch: The epoch of the best validation accuracy.
-        best_top1: That accuracy, in percent.
+        best_epoch: The epoch of the best validation score.
+        best_score: That score: the task's main one.
         losses: Mean local losses ``(K,)`` of the last epoch.
         batches: Batches of the next epoch that are done; more than none where the run was stopped.
     """
 
     epoch: int = 0
     best_epoch: int = 0
-    best_top1: float = -1.0
+    best_score: float = -1.0
     losses: list[float] = field(default_factory=list)
     batches: int = 0
 
-    def advance(self, losses: list[float], top1: float | None) -> None:
-        """Count an epoch that ended with these losses and this accuracy, if it was validated."""
+    def advance(self, losses: list[float], score: float | None) -> None:
+        """Count an epoch that ended with these losses and this score, if it was validated."""
         self.epoch, self.losses, self.batches = self.epoch + 1, losses, 0
-        if top1 is not None and top1 > self.best_top1:
-            self.best_epoch, self.best_top1 = self.epoch, top1
+        if score is not None and score > self.best_score:
+            self.best_epoch, self.best_score = self.epoch, score
 
     def save(self, path: Path) -> None:
         write_json(path, asdict(self))
 
     def load(self, path: Path) -> None:
-        vars(self).update(vars(Progress(**read_json(path))))
+        values = read_json(path)
+        if "best_top1" in values:  # as versions that knew classification alone wrote it
+            values["best_score"] = values.pop("best_top1")
+        vars(self).update(vars(Progress(**values)))
 
 
 class Checkpoints:
@@ -81,7 +84,7 @@ class Checkpoints:
         accelerator: For random states, and for waiting.
         places: This process's place among the others.
         model: The model that the blocks are parts of.
-        average: The moving average of the backbone, if one is kept.
+        average: The moving average of the network, if one is kept.
         states: What else has a state, e.g. optimizers, by the names of their files.
         progress: How far the run is.
         so_far: What each process alone knows of the epoch that is running.

@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from ..local_model import LocalModel
 from ..parallel.block_parallel import BlockParallel
-from ..tasks import Classification
+from ..tasks import Task
 
 Loader = Iterable[tuple[Tensor, Tensor]]
 
@@ -17,7 +18,7 @@ Loader = Iterable[tuple[Tensor, Tensor]]
 @torch.no_grad()
 def evaluate(
     accelerator: Accelerator,
-    task: Classification,
+    task: Task,
     forward: Callable[[Tensor], list[Tensor]],
     loader: Loader,
     outputs: int = 1,
@@ -25,68 +26,69 @@ def evaluate(
 ) -> dict[str, Any]:
     """The task's scores of every output of ``forward``.
 
-    Sums are taken over all processes at the end, so an uneven last batch, or none at all on some
-    process, counts for exactly the images in it.
+    What the processes have counted is put together at the end, so an uneven last batch, or none at
+    all in some process, counts for exactly the images in it.
 
     Args:
-        accelerator: For precision and the sums over processes.
+        accelerator: For precision.
         task: What is measured.
-        forward: Images ``(B, C, H, W)`` to a list of logits ``(B, classes)``, the network's last.
+        forward: Images ``(B, C, H, W)`` to a list of predictions, the network's last.
         loader: Batches of this process's share.
-        outputs: How many logits there are.
+        outputs: How many predictions there are.
         known: Which of them ``forward`` gives in this process; all by default.
 
     Returns:
-        ``top1`` and ``top5`` in percent, ``loss`` and ``count`` of the last output, and
-        ``exits``, top-1 of every output.
+        The task's scores and ``count`` of the last output, and ``exits``, the main score of every
+        output.
     """
     known = range(outputs) if known is None else known
-    sums = torch.zeros(outputs, 3, dtype=torch.float64, device=accelerator.device)
-    count = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+    tallies = {j: task.tally() for j in known}
+    count = 0
     for images, target in loader:
         with accelerator.autocast():
             exits = forward(images)
-        for j, logits in zip(known, exits, strict=True):
-            sums[j] += task.sums(logits, target)
+        for j, prediction in zip(known, exits, strict=True):
+            tallies[j].add(prediction, target)
         if outputs - 1 in known:
             count += len(target)
-    sums, images_seen = accelerator.reduce(sums), int(accelerator.reduce(count))
-    scores = [task.scores(of_one, images_seen) for of_one in sums]
-    return scores[-1] | {"count": images_seen, "exits": [score["top1"] for score in scores]}
+    everyones, counts = gather_object([tallies]), gather_object([count])
+    scores = [task.scores([own[j] for own in everyones if j in own]) for j in range(outputs)]
+    exits = [score[task.main_score] for score in scores]
+    return scores[-1] | {"count": sum(counts), "exits": exits}
 
 
 def validate(
     accelerator: Accelerator,
-    task: Classification,
+    task: Task,
     parallel: BlockParallel,
-    backbone: nn.Module,
+    network: nn.Module,
     loader: Loader,
     prefix: str,
-) -> dict[str, float]:
-    """``{prefix}_top1`` and ``{prefix}_top5`` in percent and ``{prefix}_loss`` of a backbone.
+) -> dict[str, Any]:
+    """The scores of a network, as ``{prefix}_loss`` and so on.
 
     Args:
         accelerator: As for :func:`evaluate`.
         task: As there.
         parallel: This process's share of the model.
-        backbone: The model's, or its average.
+        network: The model's, or its average.
         loader: Batches as :meth:`BlockParallel.batches` gives them.
         prefix: Of the keys.
     """
-    backbone.eval()
+    network.eval()
     known = range(1) if parallel.is_last else range(0)
-    result = evaluate(accelerator, task, parallel.through(backbone), loader, known=known)
-    return {f"{prefix}_{key}": result[key] for key in ("top1", "top5", "loss")}
+    result = evaluate(accelerator, task, parallel.through(network), loader, known=known)
+    return {f"{prefix}_{key}": result[key] for key in result.keys() - {"count", "exits"}}
 
 
 def evaluate_exits(
     accelerator: Accelerator,
-    task: Classification,
+    task: Task,
     model: LocalModel,
     loader: Loader,
     parallel: BlockParallel | None = None,
 ) -> dict[str, Any]:
-    """As :func:`evaluate`, with ``exits`` for every block: ``None`` where it cannot classify.
+    """As :func:`evaluate`, with ``exits`` for every block: ``None`` where it predicts nothing.
 
     Args:
         accelerator: As there.
@@ -101,5 +103,5 @@ def evaluate_exits(
         outputs, known = len(model.blocks), parallel.own
         return evaluate(accelerator, task, parallel.forward_exits, loader, outputs, known)
     known = range(1) if parallel.is_last else range(0)
-    result = evaluate(accelerator, task, parallel.through(model.backbone), loader, known=known)
+    result = evaluate(accelerator, task, parallel.through(model.network), loader, known=known)
     return result | {"exits": [None] * len(model.auxiliaries) + result["exits"]}

@@ -1,6 +1,6 @@
 """What a run says in words: its beginning, an epoch, its end."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ from ..console import table
 from ..data import LoaderInfo
 from ..local_model import LocalModel
 from ..runs.folder import load_log
+from ..tasks import Task
 from .observe import GRAD_NORM, PEAK, SECONDS
 
 
@@ -28,27 +29,38 @@ def few_losses(losses: Sequence[float]) -> str:
     return " .. ".join(f"{losses[j]:.3f}" for j in few)
 
 
-def epoch_line(epoch: int, record: dict[str, Any]) -> str:
+def epoch_line(epoch: int, record: dict[str, Any], task: Task) -> str:
     """One line on a finished epoch."""
-    if "val_top1" not in record:
+    if "val_loss" not in record:
         return (
             f"epoch {epoch:3d}  loss {few_losses(record['losses'])}  "
             f"{record['images_per_second']:.0f} images/s"
         )
-    ema = f" (EMA {record['ema_val_top1']:.2f} %)" if "ema_val_top1" in record else ""
+    averaged = record.get(f"ema_val_{task.main_score}")
+    ema = "" if averaged is None else f" (EMA {averaged:.2f} %)"
+    first, *others = percentages(task, record, "val_")
     return (
         f"epoch {epoch:3d}  loss {few_losses(record['losses'])}  "
-        f"val top-1 {record['val_top1']:.2f} %{ema}  top-5 {record['val_top5']:.2f} %  "
+        f"val {'  '.join([first + ema, *others])}  "
         f"{record['images_per_second']:.0f} images/s"
     )
 
 
+def percentages(task: Task, scores: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What a task tells of its scores, the main one first, e.g. ``top-1 93.02 %``."""
+    return [f"{words} {scores[prefix + key]:.2f} %" for key, words in task.percent.items()]
+
+
 def final_report(model: LocalModel, summary: dict[str, Any], run: Path) -> str:
     """What every block can do, and how the run ended."""
+    task = model.task
+    best = f"{task.percent[task.main_score]} {summary[f'best_{task.main_score}']:.2f} %"
     columns = {
         "block": [f"{j + 1}  {model.block_name(j)}" for j in range(len(model.blocks))],
         "train loss": [f"{loss:.3f}" for loss in summary["losses"]],
-        "top-1 %": ["-" if top1 is None else f"{top1:.2f}" for top1 in summary["exits"]],
+        f"{task.percent[task.main_score]} %": [
+            "-" if score is None else f"{score:.2f}" for score in summary["exits"]
+        ],
         **_observed(load_log(run)[-1], len(model.blocks)),
     }
     return "\n".join(
@@ -56,8 +68,8 @@ def final_report(model: LocalModel, summary: dict[str, Any], run: Path) -> str:
             "",
             table(list(columns), list(zip(*columns.values(), strict=True))),
             "",
-            f"{summary['model']} after {summary['epochs']} epochs: top-1 {summary['top1']:.2f} %, "
-            f"top-5 {summary['top5']:.2f} %, best top-1 {summary['best_top1']:.2f} % "
+            f"{summary['model']} after {summary['epochs']} epochs: "
+            f"{', '.join(percentages(task, summary))}, best {best} "
             f"(epoch {summary['best_epoch']}), {summary['seconds']:.0f} s",
             f"checkpoints, log and exported backbone: {run}",
         ]

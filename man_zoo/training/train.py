@@ -1,8 +1,9 @@
 """The training run behind ``man-zoo train``, to be read from top to bottom."""
 
+import math
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,6 @@ from ..parallel.places import create_places
 from ..parallel.termination import Stopped, Termination
 from ..runs.folder import CHECKPOINTS
 from ..runs.model import create_model
-from ..tasks import Classification
 from .bad_images import count_bad_images
 from .bar import TrainingBar
 from .checkpoint import Checkpoints, Progress
@@ -78,12 +78,12 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
                 f"--block-parallel needs to know how many batches there are, and {args.dataset} is "
                 "a stream; use a folder, or data parallel without it."
             )
-        task = Classification(data.num_classes)
         set_seed(args.seed)  # the same initial weights in every process ...
         model = create_model(args, data)
         keep_plan(args, model)
+        task = model.task
         batches = places.from_first(len(loader))
-        trainer = create_trainer(args, accelerator, task, model, batches, places)
+        trainer = create_trainer(args, accelerator, model, batches, places)
         parallel = trainer.parallel
         average = trainer.ema.module if trainer.ema else None
         watch = LossWatch(places, model, accelerator.device)
@@ -136,22 +136,25 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
                 )
                 epoch = progress.epoch + 1
                 if epoch % args.val_interval == 0 or epoch == args.epochs:
-                    backbones = {"val": model.backbone}
+                    networks = {"val": model.network}
                     if average is not None:
-                        backbones["ema_val"] = average
-                    for name, backbone in backbones.items():
+                        networks["ema_val"] = average
+                    for name, network in networks.items():
                         images = passes(val_loader)
                         with trainer.gathered():
-                            record |= validate(accelerator, task, parallel, backbone, images, name)
+                            record |= validate(accelerator, task, parallel, network, images, name)
                 termination.look()
                 if args.skip_bad_images:
-                    bad = val_loader.bad_images if "val_top1" in record else ()
+                    bad = val_loader.bad_images if "val_loss" in record else ()
                     record |= count_bad_images(so_far.bad_images, bad, bar)
-                progress.advance(record["losses"], record.get("val_top1"))
+                progress.advance(record["losses"], record.get(f"val_{task.main_score}"))
                 so_far.begin()
-                accelerator.log({"epoch": progress.epoch, **numbers(record)}, step=trainer.updates)
+                accelerator.log(
+                    {"epoch": progress.epoch, **numbers(record, data.class_names)},
+                    step=trainer.updates,
+                )
                 checkpoints.save()
-                bar.say(epoch_line(progress.epoch, record))
+                bar.say(epoch_line(progress.epoch, record, task))
         except Stopped:
             parallel.finish()
             check_weights(places, model, trainer.updates)
@@ -171,7 +174,7 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
     summary = {
         "model": model.spec.name,
         "epochs": progress.epoch,
-        "best_top1": progress.best_top1,
+        f"best_{task.main_score}": progress.best_score,
         "best_epoch": progress.best_epoch,
         "blocks": [model.block_name(j) for j in range(len(model.blocks))],
         "losses": progress.losses,
@@ -251,7 +254,16 @@ def train_epoch(
     return {**so_far.record}
 
 
-def numbers(record: dict[str, Any]) -> dict[str, float]:
-    """A record as trackers take it: ``losses`` as one number a block."""
-    losses = {f"loss_block{j + 1}": loss for j, loss in enumerate(record["losses"])}
-    return losses | {key: value for key, value in record.items() if key != "losses"}
+def numbers(record: dict[str, Any], class_names: Sequence[str]) -> dict[str, float]:
+    """A record as trackers take it: one number a block in ``losses``, one a class elsewhere."""
+    found = {f"loss_block{j + 1}": loss for j, loss in enumerate(record["losses"])}
+    for key, value in record.items():
+        if not isinstance(value, list):
+            found[key] = value
+        elif key != "losses":
+            found |= {
+                f"{key}_{name}": of_class
+                for name, of_class in zip(class_names, value, strict=True)
+                if not math.isnan(of_class)
+            }
+    return found

@@ -55,7 +55,7 @@ class Trainer:
         observer: What looks at some of them.
         seed: Of the random numbers that blocks draw.
         mixup: timm's mixup and cutmix, if wanted.
-        ema: Moving average of the backbone's weights, if wanted.
+        ema: Moving average of the network's weights, if wanted.
         clip_grad: Largest norm of each block's gradient, if any.
         only_head: Whether the classifier alone learns.
         micro_batches: Slices of a batch that each block runs one after the other.
@@ -189,7 +189,7 @@ class Trainer:
         for scaler in set(self.scalers):
             scaler.update()
         if self.ema is not None:
-            self.ema.update(self.model.backbone)
+            self.ema.update(self.model.network)
         self._schedule(self.updates + 1)
 
     def _schedule(self, updates: int) -> None:
@@ -213,7 +213,6 @@ class Trainer:
 def create_trainer(
     args: Namespace,
     accelerator: Accelerator,
-    task: Classification,
     model: LocalModel,
     batches: int,
     places: Places | None = None,
@@ -223,7 +222,6 @@ def create_trainer(
     Args:
         args: Flags of the recipe.
         accelerator: For the device, data parallelism and precision.
-        task: For mixup's targets.
         model: With its auxiliaries.
         batches: Batches of an epoch.
         places: This process's place among the others; as the flags say by default.
@@ -234,7 +232,7 @@ def create_trainer(
     """
     check_flags(args, model, batches)
     updates_per_epoch = batches // args.grad_accum_steps
-    mixup = create_mixup(args, task, model)
+    mixup = create_mixup(args, model)
     places = places or create_places(args.block_parallel, accelerator.device)
     ranges = choose_ranges(args, model)
     if args.channels_last and not args.fsdp:  # FSDP takes contiguous weights; images lead features
@@ -268,12 +266,12 @@ def create_trainer(
 
 
 def create_average(args: Namespace, model: LocalModel, device: torch.device) -> ModelEmaV3 | None:
-    """timm's moving average of the whole backbone's weights, if the flags ask for it."""
+    """timm's moving average of the whole network's weights, if the flags ask for it."""
     if not args.model_ema:
         return None
-    backbone, decay = model.backbone.to(device), args.model_ema_decay
+    network, decay = model.network.to(device), args.model_ema_decay
     # In one go parameters, shares where they are sharded, do not go together with buffers.
-    return ModelEmaV3(backbone, decay=decay, foreach=not args.fsdp)
+    return ModelEmaV3(network, decay=decay, foreach=not args.fsdp)
 
 
 def distribute(
@@ -308,7 +306,7 @@ def choose_ranges(args: Namespace, model: LocalModel) -> Sequence[range]:
     return agree(lambda: place(model, setting, args.block_parallel, limits, args.calibrate).ranges)
 
 
-def create_mixup(args: Namespace, task: Classification, model: LocalModel) -> Mixup | None:
+def create_mixup(args: Namespace, model: LocalModel) -> Mixup | None:
     """timm's mixup and cutmix on device batches, if the flags ask for them.
 
     Raises:
@@ -316,6 +314,8 @@ def create_mixup(args: Namespace, task: Classification, model: LocalModel) -> Mi
     """
     if not (args.mixup or args.cutmix):
         return None
+    if not isinstance(model.task, Classification):
+        raise ValueError(f"--mixup and --cutmix mix classes of images; {model.task.name} has none.")
     if args.batch_size % 2:
         raise ValueError(
             f"--mixup and --cutmix mix pairs of images, but --batch-size {args.batch_size} is odd; "
@@ -326,7 +326,7 @@ def create_mixup(args: Namespace, task: Classification, model: LocalModel) -> Mi
             "--mixup and --cutmix give an image two classes, and the contrastive loss needs one; "
             "expected local_loss=cross_entropy with them."
         )
-    return task.mixup(
+    return model.task.mixup(
         mixup_alpha=args.mixup,
         cutmix_alpha=args.cutmix,
         prob=args.mixup_prob,
