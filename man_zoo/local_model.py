@@ -13,7 +13,7 @@ from .auxiliary.build import build_auxiliaries
 from .auxiliary.momentum import first_units
 from .families import Units, list_units, map_shapes
 from .local_block import LocalBlock
-from .micro_batches import check_micro_batches
+from .micro_batches import check_micro_batches, need_images
 from .recompute import UNITS, choose_recompute
 from .spec import LocalSpec
 from .split import block_ranges, choose_cuts
@@ -181,6 +181,7 @@ class LocalModel(nn.Module):
         self._need_auxiliaries("local_step")
         self.check_size(images)
         self.check_micro_batches(micro_batches)
+        need_images(self.task.least_images, len(images), micro_batches)
         return local_step(
             self.blocks if blocks is None else blocks,
             self.links,

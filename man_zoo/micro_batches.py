@@ -40,6 +40,25 @@ def check_micro_batches(count: int, compares: bool, method: str) -> None:
         )
 
 
+def need_images(least: int, batch_size: int, count: int = 1) -> None:
+    """Refuse slices of so few images that the network cannot be trained on them.
+
+    Args:
+        least: Images that a slice must have.
+        batch_size: Of all slices.
+        count: Slices.
+
+    Raises:
+        ValueError: If the smallest slice has fewer.
+    """
+    if batch_size // max(count, 1) < least and least > 1:
+        slices = f" in {count} micro-batches" if count > 1 else ""
+        raise ValueError(
+            f"A batch of {batch_size}{slices} is too small: this decoder's batch norm takes "
+            f"{least} images or more at a time; use a larger batch, or decoder='fpn'."
+        )
+
+
 def need_an_image_each(count: int, batch_size: int) -> None:
     """Raises ``ValueError`` for more slices than images, in the words of the flags."""
     if count > batch_size:

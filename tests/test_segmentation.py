@@ -291,6 +291,15 @@ def test_scores_are_counted_pixel_by_pixel() -> None:
     assert scores["loss"] == pytest.approx(PixelLoss()(logits, truth).item())
 
 
+def test_a_batch_that_is_too_small_for_the_decoder_is_said_in_a_sentence() -> None:
+    model, (images, target) = localize(decoder="deeplabv3"), batch()
+    with pytest.raises(ValueError, match=r"A batch of 1 is too small.*takes 2 images or more"):
+        model.local_step(images[:1], target[:1])
+    with pytest.raises(ValueError, match="A batch of 2 in 2 micro-batches is too small"):
+        model.local_step(images, target, micro_batches=2)
+    localize(decoder="fpn").local_step(images[:1], target[:1])
+
+
 # What was published, and what is refused ----------------------------------------------------------
 
 

@@ -101,6 +101,11 @@ def test_the_command_takes_a_crop_and_a_decoder(capsys) -> None:
         (["--decoder", "fpn"], "--num-classes and --decoder are a dense task's"),
         (["--output-stride", "9"], "invalid choice: 9"),
         (["--task", "segmentation", "--method", "predsim"], "predsim compares the labels"),
+        (["--task", "segmentation", "--batch-size", "1"], "A batch of 1 is too small"),
+        (
+            ["--task", "segmentation", "--decoder", "fpn", "--processes", "2", "--method", "dgl"],
+            "block parallelism passes one on",
+        ),
     ],
 )
 def test_what_the_command_cannot_plan(words, sentence, capsys) -> None:

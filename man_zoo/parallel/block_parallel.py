@@ -23,7 +23,7 @@ from ..auxiliary import MomentumLink
 from ..local_model import LocalModel
 from ..split import block_ranges
 from ..step import LocalOutput, local_step
-from ..tasks import units_and_head
+from ..tasks import need_no_taps, units_and_head
 from .neighbours import Inbox, Outbox
 from .others import forget, keep_only, named_tensors
 
@@ -72,7 +72,7 @@ class BlockParallel:
         _check(ranges, len(model.blocks), count)
         if count > 1:
             model.spec.need_whole_units("block parallelism")
-            _need_no_taps(model)
+            need_no_taps(model.task, model.decoder.taps if model.decoder else ())
         place = dist.get_rank(group) if count > 1 else 0
         self.model, self.own, self.queue = model, ranges[place], queue
         self.is_first, self.is_last = place == 0, place == count - 1
@@ -318,14 +318,6 @@ def _communicator(ranks: list[int]) -> dist.ProcessGroup:
     assert isinstance(group, dist.ProcessGroup)  # this process is one of the ranks
     dist.barrier(group)  # all at once: one that its first two users alone connect can hang
     return group
-
-
-def _need_no_taps(model: LocalModel) -> None:
-    if model.decoder is not None and model.decoder.taps:
-        raise ValueError(
-            f"This decoder for {model.task.name} takes maps of several blocks, and block "
-            "parallelism passes one on; use one process, data parallelism, or another decoder."
-        )
 
 
 def _check(ranges: Sequence[range], blocks: int, processes: int) -> None:

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ..auxiliary import Auxiliary
 from ..auxiliary.build import build_auxiliary
 from ..families import Units, list_units, map_shapes, unit_shapes
-from ..micro_batches import check_micro_batches
+from ..micro_batches import check_micro_batches, need_images
 from ..recompute import run
 from ..spec import LocalSpec
 from ..target import acting_as
@@ -65,6 +65,7 @@ class CostModel:
             spec.need_whole_units("calibrate")
         self.spec, self.setting, self.input_size = spec, setting, input_size
         self.task = task or Classification(backbone.num_classes)
+        need_images(self.task.least_images, setting.batch_size, setting.micro_batches)
         self.criterion = criterion or self.task.criterion()
         self.shapes = unit_shapes(backbone, input_size)
         self._mode = FakeTensorMode()

@@ -15,7 +15,7 @@ from ..families import list_units
 from ..recompute import AUXILIARIES, choose_recompute, modes_of, recompute_name
 from ..spec import END_TO_END, LocalSpec, make_spec
 from ..split import choose_cuts
-from ..tasks import Classification, Task
+from ..tasks import Classification, Task, need_no_taps
 from .blocks import Cost, Split, cost_of, most_blocks
 from .chain import each_limit
 from .cost import CostModel
@@ -268,6 +268,7 @@ class Planner:
                 of limits, one that cannot be met, overlap.
         """
         self._spec(form).need_whole_units("block parallelism")
+        need_no_taps(self.task, self._model(form).taps)
         fewest = max(processes, 2)
         if k is not None:
             choose_cuts(self.name, self.names, k, "even")

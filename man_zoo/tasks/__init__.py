@@ -5,7 +5,15 @@ from typing import Any
 from ..messages import unknown
 from .classification import Classification
 from .decoder import Decoder, Exit
-from .network import DenseHead, DenseNetwork, Features, as_list, run_units, units_and_head
+from .network import (
+    DenseHead,
+    DenseNetwork,
+    Features,
+    as_list,
+    need_no_taps,
+    run_units,
+    units_and_head,
+)
 from .segmentation import Segmentation
 from .task import ExitSite, Task
 
@@ -24,6 +32,7 @@ __all__ = [
     "Task",
     "as_list",
     "create_task",
+    "need_no_taps",
     "run_units",
     "units_and_head",
 ]

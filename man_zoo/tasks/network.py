@@ -1,6 +1,6 @@
 """A backbone with a decoder on it: what is trained, used and exported for a dense task."""
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -68,6 +68,15 @@ class DenseNetwork(nn.Module):
         modes = {i: WHOLE for i in range(1, len(self.units)) if self.checkpointing}
         prediction = self.head(run_units(self.units.modules, images, self.decoder.taps, modes))
         return self.task.to_image(prediction, (images.shape[2], images.shape[3]))
+
+
+def need_no_taps(task: Task, taps: Sequence[int]) -> None:
+    """Raises ``ValueError`` for a decoder on several maps, where blocks pass one on."""
+    if taps:
+        raise ValueError(
+            f"This decoder for {task.name} takes maps of several blocks, and block parallelism "
+            "passes one on; use one process, data parallelism, or another decoder."
+        )
 
 
 def units_and_head(network: nn.Module) -> tuple[Units, nn.Module]:
