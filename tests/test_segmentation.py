@@ -55,7 +55,7 @@ def test_it_is_torchvisions_deeplab_to_the_bit() -> None:
     ours = localize("e2e", None, "resnet50", output_stride=8, decoder="deeplabv3").eval()
     weights = theirs.state_dict()
     ours.backbone.load_state_dict(below(weights, "backbone."))
-    ours.decoder.head.load_state_dict(below(weights, "classifier."))
+    ours.decoder.load_state_dict(below(weights, "classifier."))
     images, _ = batch()
     assert torch.equal(ours(images), theirs(images)["out"])
 
@@ -94,7 +94,7 @@ def test_the_decoder_stands_on_what_timm_calls_features(backbone, keywords) -> N
         features = patches.transpose(1, 2).unflatten(2, (4, 4))
     elif "swin" in backbone:
         features = features.permute(0, 3, 1, 2)
-    wanted = model.decoder.head(features)
+    wanted = model.decoder([features])
     assert torch.allclose(model(images), F.interpolate(wanted, (64, 64), mode="bilinear"))
     stride = keywords.get("output_stride")
     assert stride is None or features.shape[2] == 64 // stride

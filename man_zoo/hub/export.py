@@ -6,7 +6,6 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from timm.models import save_for_hf
 
 import man_zoo
@@ -21,8 +20,9 @@ from ..runs.metadata import load_metadata
 from ..runs.model import create_model
 from ..runs.untrusted import read_json
 from ..tasks import TASKS
-from ..weights import CARD, CONFIG, WEIGHTS, check_title
+from ..weights import CARD, CONFIG, check_title
 from .card import load_lines, write_card
+from .network import save_network
 
 _PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
@@ -38,7 +38,7 @@ def export_run(
 ) -> Path:
     """Write ``model.safetensors``, ``config.json`` and ``README.md``, all or nothing.
 
-    The weights are the backbone's alone. What the zoo knows of them (name, tag, cuts, metrics) is
+    The weights are the backbone's alone; a decoder's are in ``decoder.safetensors``. What the zoo knows of them (name, tag, cuts, metrics) is
     under ``"man_zoo"`` in ``config.json``, where timm does not look.
 
     Args:
@@ -128,10 +128,9 @@ def _write(model: LocalModel, data: LoaderInfo, metadata: dict[str, Any], folder
             safe_serialization=True,
             data_config={key: getattr(data, key) for key in _PREPROCESSING},
         )
-        # Once more, because save_for_hf takes no metadata. Under one key, because safetensors writes
-        # several in any order, and an export of the same weights should be the same file.
+        # The weights once more, because save_for_hf takes no metadata.
         header = {key: metadata[key] for key in ("version", "name", "tag", "config_sha256")}
-        save_file(backbone.state_dict(), unfinished / WEIGHTS, {"man_zoo": json.dumps(header)})
+        save_network(model, unfinished, header)
         write_card(
             unfinished / CARD,
             metadata,

@@ -19,8 +19,10 @@ LEVELS = 4
 GROUPS = 32
 
 
-class DeepLabV3(Decoder):
+class DeepLabV3(DeepLabHead, Decoder):
     """Atrous spatial pyramid pooling on the last map (Chen et al., arXiv 1706.05587).
+
+    It is torchvision's head, weights and their names included.
 
     Args:
         maps: ``(1, C, H, W)`` of every unit.
@@ -28,11 +30,10 @@ class DeepLabV3(Decoder):
     """
 
     def __init__(self, maps: Sequence[torch.Size], num_classes: int) -> None:
-        super().__init__()
-        self.head = DeepLabHead(maps[-1][1], num_classes)
+        super().__init__(maps[-1][1], num_classes)
 
-    def forward(self, maps: list[Tensor]) -> Tensor:
-        return self.head(maps[-1])
+    def forward(self, maps: list[Tensor]) -> Tensor:  # type: ignore[override]
+        return nn.Sequential.forward(self, maps[-1])
 
 
 class FPN(Decoder):
