@@ -193,7 +193,8 @@ def _found(label: str, args: Namespace) -> Any:
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
         raise UserError(
-            f"{label} is read with {package}, which is not installed; pip install {package} adds it."
+            f"{label} is read with {package}, which is not installed; pip install {package} "
+            "adds it."
         ) from error
     except (RuntimeError, OSError) as error:
         raise FileNotFoundError(
