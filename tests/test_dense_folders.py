@@ -125,7 +125,7 @@ def test_ade20k_counts_from_one(tmp_path):
         write_image(tmp_path / f"images/{split}/ADE_1.jpg")
         write_mask(tmp_path / f"annotations/{split}/ADE_1.png", columns(0, 1, 150))
     (train, val), names = opened("segmentation", "ade20k", tmp_path)
-    assert (len(train), len(val), names) == (1, 1, ())
+    assert (len(train), len(val), names[149]) == (1, 1, "150")
     assert train[0][1][0, :3].tolist() == [255, 0, 149]
     lines = [f"{k}\t0.1\t1\t1\t0\tthing{k}, other" for k in range(1, 151)]
     (tmp_path / "objectInfo150.txt").write_text("\n".join(["Idx\tRatio\tName", *lines]))
