@@ -181,8 +181,7 @@ def test_training_crops_change_image_and_mask_alike():
     for images, target in epoch_of(train):
         valid = target != 255
         guess = (images[:, 0] * 255 / 20).round().long()
-        outlines = sum(boundary(target == number, 1) for number in range(11))
-        inside = valid & (outlines == 0)  # what resizing has not mixed
+        inside = valid & ~boundary(target, 1)  # what resizing has not mixed
         assert (target[inside] > 0).sum() > 50
         assert (guess == target)[inside].float().mean() > 0.999
         assert (images.permute(0, 2, 3, 1)[~valid] == 0).all()  # padding shows the mean
