@@ -11,13 +11,14 @@ from man_zoo.results.published import CIFAR10_ERROR, IMAGENET_ERROR
 from man_zoo.results.sweep import read_sweep
 from man_zoo.runs.config import parse_args
 from man_zoo.runs.recipes import find_config, find_sweep
-from man_zoo.spec import parse_name
+from man_zoo.spec import make_spec, parse_name
 
 CONFIGS = ROOT / "recipes" / "configs"
 CONFIG_NAMES = list(CONFIGS.rglob("*.yaml"))
 SWEEPS = sorted((ROOT / "recipes" / "sweeps").glob("*.yaml"))
 SWEEP_NAMES = [path.stem for path in SWEEPS]
-CELLS = sorted(CONFIGS.glob("*/**/*.yaml"))
+DENSE = sorted((CONFIGS / "cityscapes").glob("*.yaml"))
+CELLS = sorted({*CONFIGS.glob("*/**/*.yaml")} - {*DENSE})
 
 
 @pytest.mark.parametrize("path", CELLS, ids=lambda path: str(path.relative_to(CONFIGS)))
@@ -35,6 +36,17 @@ def test_a_cell_is_a_model_of_the_zoo_on_its_data_set(path: Path) -> None:
     if path.parent.name != "ablation":
         assert args.model == path.stem
         assert args.form == ("release" if "_man_" in path.stem else None)
+
+
+@pytest.mark.parametrize("path", DENSE, ids=lambda path: path.stem)
+def test_a_dense_cell_is_a_backbone_and_a_method(path: Path) -> None:
+    args = parse_args(["-c", str(path)])
+    assert (args.task, args.dataset, args.sched) == ("segmentation", "cityscapes", "poly")
+    keywords = {k: v for k, v in args.model_kwargs.items() if k != "output_stride"}
+    spec = make_spec(args.model, args.method, args.k or 1, keywords, task=args.task)
+    assert path.stem.startswith(spec.name.removesuffix("_k1"))
+    updates = args.epochs * (2975 // args.batch_size)
+    assert updates == pytest.approx(40_000, rel=0.005)
 
 
 @pytest.mark.parametrize(
