@@ -9,6 +9,7 @@ import timm
 import torch
 from timm.layers import to_2tuple
 
+from ..benchmark.trial import trial
 from ..console import Keywords, Parser, exit_status, output_file, user_errors
 from ..console.numbers import memory_size, memory_sizes, positive, positive_or_auto
 from ..messages import unknown
@@ -29,7 +30,6 @@ from ..planner.compare import compare, describe, draw, front, render, verdict
 from ..planner.largest import render as render_largest
 from ..planner.outlook import outlook
 from ..planner.setting import LOW_PRECISION
-from ..planner.trial import trial
 from ..spec import END_TO_END, check_method, is_zoo_name, parse_name
 from ..target import DEVICES
 

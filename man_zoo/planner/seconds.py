@@ -148,9 +148,11 @@ class Clock:
         setting, device = self.setting, self.device
         h = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
         h = h.normal_().requires_grad_(differentiable)
-        images = torch.rand(setting.batch_size, *self.input_size, device=device)
+        # Of a slice; of the whole batch for end to end beside it.
+        count = len(like)
+        images = torch.rand(count, *self.input_size, device=device)
         images = images.contiguous(memory_format=setting.memory_format)
-        target = torch.randint(self.classes, (setting.batch_size,), device=device)
+        target = torch.randint(self.classes, (count,), device=device)
         if setting.soft_target:
             target = nn.functional.one_hot(target, self.classes).float()
         learns = any(p.requires_grad for p in module.parameters())
