@@ -101,6 +101,22 @@ def test_without_time_a_large_model_takes_no_step():
     assert "ms/step" not in render(report)
 
 
+def test_a_memory_budget_is_kept_by_the_step_it_is_for():
+    budgets = [f"{E2E}:memory_budget=24MiB", f"{MODEL}:memory_budget=44MiB"]
+    flags = (*budgets, "--no-time", "--batch-size", "32", "--opt", "adamw", "--no-channels-last")
+    plain, _, e2e, local = benchmark(build_parser().parse_args(flags))["results"]
+    assert plain["peak_gib"] * 1024 > 50
+    assert 22 < e2e["peak_gib"] * 1024 <= 24
+    assert 42 < local["peak_gib"] * 1024 <= 44
+
+
+def test_a_budget_for_all_models_is_not_for_the_baselines():
+    flags = [MODEL, "--model-kwargs", "memory_budget=20MiB", "num_classes=7"]
+    e2e, _, local = line_up(build_parser().parse_args(flags))
+    assert e2e.keywords == {"num_classes": 7}
+    assert local.keywords == {"num_classes": 7, "memory_budget": "20MiB"}
+
+
 def test_each_backbone_has_its_own_baseline_once():
     other = "resnet32_dgl_k8"
     assert names(MODEL, f"{MODEL}:form=paper", E2E, other) == [

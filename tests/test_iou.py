@@ -45,7 +45,18 @@ def test_a_boundary_is_what_erosion_takes_away(width):
     for mask in masks.numpy():
         inside = binary_erosion(mask, np.ones((3, 3)), iterations=width, border_value=0)
         expected.append(mask & ~inside)
-    assert torch.equal(boundary(masks, width), torch.from_numpy(np.stack(expected)))
+    assert torch.equal(boundary(masks.long(), width) & masks, torch.from_numpy(np.stack(expected)))
+
+
+def test_boundaries_of_all_classes_are_those_of_each():
+    predicted, target = blobs(4), blobs(5, ignored=0.02)
+    counts = boundary_counts(predicted, target, CLASSES)
+    predicted[target == 255] = 255
+    width = round(0.02 * np.hypot(37, 52))
+    for number in range(CLASSES):
+        masks = [(classes == number) for classes in (predicted, target)]
+        ours, true = [boundary(mask.long(), width) & mask for mask in masks]
+        assert counts[:, number].tolist() == [(ours & true).sum(), (ours | true).sum()]
 
 
 def test_boundary_iou_sees_an_outline_that_iou_does_not():

@@ -7,8 +7,9 @@ import timm
 import torch
 
 import man_zoo
+from man_zoo.benchmark import trial
 from man_zoo.commands import plan as plan_command
-from man_zoo.planner import Planner, Setting, place, seconds, trial
+from man_zoo.planner import Planner, Setting, place, seconds
 from man_zoo.planner.blocks import cost_of
 
 
@@ -20,10 +21,10 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def planner(method: str = "man_dgl", calibrate: bool = True, **keywords) -> Planner:
+def planner(method: str = "man_dgl", calibrate: bool = True, **step) -> Planner:
     model = timm.create_model("resnet18", num_classes=10)
-    setting = Setting(2, device="cpu", channels_last=True)
-    return Planner(model, "resnet18", method, keywords, (3, 32, 32), setting, calibrate=calibrate)
+    setting = Setting(**{"batch_size": 2, "device": "cpu", "channels_last": True} | step)
+    return Planner(model, "resnet18", method, {}, (3, 32, 32), setting, calibrate=calibrate)
 
 
 def test_a_piece_is_timed_once_and_kept_in_a_file(folder, monkeypatch):
@@ -110,6 +111,20 @@ def test_the_command_prints_predicted_against_measured(capsys):
     last = capsys.readouterr().out.splitlines()[-1]
     assert "s a step predicted on" in last
     assert "s measured (" in last
+
+
+def test_a_trial_runs_slices_and_batches_as_the_step_would(monkeypatch):
+    monkeypatch.setattr(seconds, "median_seconds", lambda step, run: 1.0)
+    monkeypatch.setattr(trial, "median_seconds", lambda step, run: step() or 1.0)
+    plans, seen = planner("dgl", batch_size=4, grad_accum_steps=2, micro_batches=2), []
+    plan = plans.cuts(2, "even")
+    plans.backbone.conv1.register_forward_hook(lambda conv, images, y: seen.append(len(images[0])))
+    assert "0.5 s measured" in trial.trial(plans, plan)
+    assert seen[1:] == [2, 2] * 2  # the first one tells shapes
+
+
+def test_pieces_of_slices_are_timed():
+    assert planner("infopro", batch_size=4, micro_batches=2).cuts(2, "even").cost.seconds > 0
 
 
 # Told at once -------------------------------------------------------------------------------------

@@ -18,11 +18,10 @@ from .curves import OF_BLOCKS, Curves
 
 Style = tuple[Colormap, Any]  # a colour scale and how lines are dashed
 
-_COLUMNS = (("loss_block", "grad_norm_block"), ("val_top1", "images_per_second"))
+_COLUMNS = (("loss_block", "grad_norm_block"), ("val_score", "images_per_second"))
 _TITLES = {
     "loss_block": "local loss",
     "grad_norm_block": "norm of the gradient",
-    "val_top1": "validation top-1, %",
     "images_per_second": "images a second",
     "epoch": "epoch",
     "seconds": "seconds of training",
@@ -72,8 +71,11 @@ def _is_known(runs: Sequence[Curves], key: str) -> bool:
 
 
 def _title(runs: Sequence[Curves], key: str) -> str:
-    averaged = key == "val_top1" and _is_known(runs, "ema_val_top1")
-    return f"{_TITLES[key]} (dotted: of the weight EMA)" if averaged else _TITLES[key]
+    if key != "val_score":
+        return _TITLES[key]
+    scores = " or ".join(dict.fromkeys(run["score"] for run in runs))
+    dotted = " (dotted: of the weight EMA)" if _is_known(runs, "ema_val_score") else ""
+    return f"validation {scores}, %{dotted}"
 
 
 def _style(i: int, count: int) -> Style:
@@ -96,8 +98,8 @@ def _draw(axes: Axes, run: Curves, key: str, x: str, style: Style) -> None:
         return
     dots = {"color": scale(1.0), "marker": "o", "markersize": 3}
     _line(axes, run[x], run[key], linestyle=dashes, **dots)
-    if key == "val_top1":
-        _line(axes, run[x], run["ema_val_top1"], linestyle=":", **dots)
+    if key == "val_score":
+        _line(axes, run[x], run["ema_val_score"], linestyle=":", **dots)
 
 
 def _line(axes: Axes, across: Sequence[Any], values: Sequence[Any], **style: Any) -> None:

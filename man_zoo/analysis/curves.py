@@ -8,21 +8,23 @@ from typing import Any
 
 from ..console import UserError, table, user_errors
 from ..runs.folder import ARGS, LOG, load_log
+from ..tasks import TASKS, Classification, Task
 
 Curves = dict[str, Any]  # of a run, as read_curves gives them
 
 AXES = ("epoch", "seconds", "update")
 OF_BLOCKS = ("loss_block", "grad_norm_block")
-OF_NETWORK = ("val_top1", "ema_val_top1", "images_per_second")
+OF_NETWORK = ("val_score", "ema_val_score", "images_per_second")
 
 
 def read_curves(folders: Sequence[Path]) -> list[Curves]:
     """What the logs of runs say, as JSON can hold it; a folder named twice counts once.
 
     Returns:
-        Of every run its ``label``; for each of its epochs where it is on the :data:`AXES` and what
-        it knows of the network, ``None`` where it does not; and such a list for every block, in
-        lists named by :data:`OF_BLOCKS`, which are empty where the log does not have them.
+        Of every run its ``label``, and words for its ``score``; for each of its epochs where it is
+        on the :data:`AXES` and what it knows of the network, ``None`` where it does not; and such a
+        list for every block, in lists named by :data:`OF_BLOCKS`, which are empty where the log
+        does not have them.
 
     Raises:
         UserError: For a folder that is no run, has no finished epoch, or a log that is damaged.
@@ -59,11 +61,13 @@ def _read(run: Path) -> Curves:
         blocks = next(j for j in count() if not any(f"{key}{j + 1}" in line for line in lines))
         return [values(f"{key}{j + 1}") for j in range(blocks)]
 
+    task = _task(lines)
     curves: Curves = {
         "epoch": values("epoch"),
         "seconds": list(accumulate(seconds or 0 for seconds in values("seconds"))),
         "update": values("step"),
-        **{key: values(key) for key in OF_NETWORK},
+        "score": task.percent[task.main_score],
+        **{key: values(key.replace("score", task.main_score)) for key in OF_NETWORK},
         **{key: of_blocks(key) for key in OF_BLOCKS},
     }
     if not curves["loss_block"]:
@@ -71,18 +75,24 @@ def _read(run: Path) -> Curves:
     return curves
 
 
+def _task(lines: Sequence[dict[str, Any]]) -> type[Task]:
+    """The task whose main score the lines have."""
+    named = [task for task in TASKS.values() if any(f"val_{task.main_score}" in x for x in lines)]
+    return named[0] if named else Classification
+
+
 def render(runs: Sequence[Curves]) -> str:
     """A table of how the runs stand, for a terminal."""
     header = ("run", "epochs", "seconds", "images/s", "loss, first block", "last block",
-              "val top-1 %", "best %", "at epoch")  # fmt: skip
+              "val %", "best %", "at epoch")  # fmt: skip
     return table(header, [_row(run) for run in runs])
 
 
 def _row(run: Curves) -> list[str]:
     validated = [
-        (top1, epoch)
-        for top1, epoch in zip(run["val_top1"], run["epoch"], strict=True)
-        if top1 is not None
+        (score, epoch)
+        for score, epoch in zip(run["val_score"], run["epoch"], strict=True)
+        if score is not None
     ]
     best, epoch = max(validated, key=lambda pair: pair[0], default=(None, None))
     last, _ = validated[-1] if validated else (None, None)

@@ -10,6 +10,9 @@ import timm
 from ..messages import unknown
 from ..spec import END_TO_END, LocalSpec, is_zoo_name, parse_name, take_keywords
 
+# Keywords of localize that are no model's own.
+PLANNERS = ("memory_budget", "calibrate")
+
 
 def keyword(text: str) -> tuple[str, Any]:
     """``"momentum=0.9"`` -> ``("momentum", 0.9)``; what is no Python literal stays text."""
@@ -55,7 +58,7 @@ def line_up(args: Namespace) -> list[Candidate]:
         ValueError: For a model that is no zoo name, or keywords that are not KEY=VALUE.
     """
     shared = dict(args.model_kwargs)
-    of_backbone = dict(shared)
+    of_backbone = {key: value for key, value in shared.items() if key not in PLANNERS}
     take_keywords(of_backbone)
     named: dict[str, Candidate] = {}
     for text in args.models:

@@ -10,12 +10,11 @@ import torch
 from tqdm import tqdm
 
 from ..console import table, user_errors
-from ..messages import unknown
 from ..meter import StepCost
 from ..parallel.processes import share_of_cores
 from ..runs.metadata import machine
-from ..target import DEVICES
 from .candidates import Candidate, line_up
+from .devices import find_device, memory_device
 from .step import build, live_cost, memory_batch, setting_of
 from .timing import cuda_peak_gib, time_steps
 
@@ -127,33 +126,6 @@ def add_times(
         result.images_per_second = args.batch_size / median(seconds)
         rounds = zip(seconds, times[one.baseline], strict=True)
         result.time_ratio = median(own / e2e for own, e2e in rounds)
-
-
-def memory_device(args: Namespace) -> str:
-    """Whose step the memory is of: the device's that is timed, CUDA's where none is.
-
-    Raises:
-        ValueError: For a device whose rules are not known.
-    """
-    name = args.device or ("cuda" if not args.time else find_device(None).type)
-    kind = name.split(":")[0]
-    if not args.time and kind not in DEVICES:
-        raise unknown("device", name, DEVICES)
-    return "cuda" if kind == "cuda" else "cpu"
-
-
-def find_device(name: str | None) -> torch.device:
-    """The device of that name; the accelerator, or else the CPU, for ``None``.
-
-    Raises:
-        ValueError: If there is no such device here.
-    """
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    here = ["cpu", *([accelerator.type] if accelerator else [])]
-    name = name or here[-1]
-    if name.split(":")[0] not in here:
-        raise unknown("device", name, here)
-    return torch.device(name)
 
 
 def settings(args: Namespace) -> dict[str, Any]:

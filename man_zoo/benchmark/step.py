@@ -21,15 +21,17 @@ from ..planner.setting import LOW_PRECISION
 from ..spec import END_TO_END
 from ..target import acting_as
 from .candidates import Candidate
+from .devices import memory_device
 
 
 def build(candidate: Candidate, args: Namespace, device: torch.device) -> LocalModel:
-    """The model, in training mode.
+    """The model, in training mode; what it leaves to the planner is planned for the timed step.
 
     Raises:
         UserError: For an unknown backbone or keyword, an impossible K or image size.
     """
-    spec, keywords = candidate.spec, candidate.keywords
+    spec, setting = candidate.spec, setting_of(args, args.batch_size, memory_device(args))
+    step = vars(replace(setting, micro_batches=candidate.micro_batches))
     # TypeError is how timm answers a keyword that it does not know, RuntimeError an image size.
     with user_errors(ValueError, TypeError, RuntimeError, about=candidate.name):
         model = localize(
@@ -37,14 +39,13 @@ def build(candidate: Candidate, args: Namespace, device: torch.device) -> LocalM
             spec.method,
             spec.k,
             img_size=height_width(args.img_size) if args.img_size else None,
-            micro_batches=candidate.micro_batches,
-            **keywords,
+            **(step | candidate.keywords),
         )
         model.check_micro_batches(candidate.micro_batches)
     if candidate.checkpointed:
         model.set_grad_checkpointing()
     model.train().to(device)
-    return model.to(memory_format=setting_of(args, args.batch_size, device.type).memory_format)
+    return model.to(memory_format=setting.memory_format)
 
 
 def memory_batch(args: Namespace) -> int:
@@ -93,7 +94,12 @@ def train_here(
     setting = replace(
         setting_of(args, batch_size, device.type), micro_batches=candidate.micro_batches
     )
-    return Training(model, setting, ModelEmaV3(model.backbone) if setting.model_ema else None)
+    return Training(model, setting, average_of(model, setting))
+
+
+def average_of(model: LocalModel, setting: Setting) -> ModelEmaV3 | None:
+    """An average of the network's weights, where the setting has one."""
+    return ModelEmaV3(model.network) if setting.model_ema else None
 
 
 class Training:
@@ -110,9 +116,9 @@ class Training:
     ) -> None:
         self.model, self.blocks, self.average = model, model.blocks, average
         self.count, self.micro_batches = setting.grad_accum_steps, setting.micro_batches
-        if model.spec.method == END_TO_END and not model.task.dense:
-            # One block around the backbone's own forward: timm checkpoints only within that, and
-            # end to end keeps no features that a next block would want.
+        plain = model.spec.method == END_TO_END and not model.spec.recompute
+        if plain and not model.task.dense:
+            # One block around the backbone's own forward: timm checkpoints only within that.
             self.blocks = [LocalBlock([model.backbone], nn.Identity(), model.criterion)]
         self.optimizers = [
             create_optimizer(block, setting.opt, setting.opt_kwargs, setting.device)
@@ -139,7 +145,7 @@ class Training:
                 micro_batches=self.micro_batches,
             )
         if self.average is not None:
-            self.average.update(self.model.backbone)
+            self.average.update(self.model.network)
 
     def _update(self, j: int) -> None:
         self.optimizers[j].step()
@@ -148,7 +154,7 @@ class Training:
 
 def live_cost(model: LocalModel, setting: Setting) -> StepCost:
     """Peak of live tensors and arithmetic of a step, on fake tensors; the model stays as it was."""
-    average = ModelEmaV3(model.backbone) if setting.model_ema else None
+    average = average_of(model, setting)
     weights = average.module if average is not None else None
     with fake((model, weights)) as (model, weights), acting_as(setting.device):
         if average is not None:

@@ -16,7 +16,7 @@ from sklearn.metrics import classification_report
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from ..console import Parser, UserError, exit_status, table, user_errors
+from ..console import Parser, UserError, exit_status, output_file, table, user_errors
 from ..data import LoaderInfo, add_data_args, create_loaders
 from ..local_model import LocalModel
 from ..messages import unknown
@@ -28,10 +28,12 @@ from ..runs.model import load_run
 from ..runs.untrusted import blaming_files_of
 from ..spec import CLASSIFICATION
 from ..tasks import Classification, Task
+from ..tasks.pictures import save_picture
 from ..training.evaluate import Loader, evaluate
 from ..training.report import percentages
 from ..weights import CONFIG
 
+DRAWN = 8  # images
 _PIXELS = ("mean", "std")
 _PREPROCESSING = ("input_size", *_PIXELS, "interpolation", "crop_pct")
 
@@ -43,6 +45,8 @@ def build_parser(program: str | None = None) -> ArgumentParser:
     add("model", metavar="MODEL", help="a zoo name, hf-hub:ORG/NAME, an exported folder, or a run")
     add("--exits", action="store_true", help="also of every auxiliary; a run has them")
     add("--checkpoint", default="last", help="of a run: last (default), best, or a name")
+    add("--picture", type=output_file, metavar="FILE", help=f"draw {DRAWN} of the images, of "
+        "segmentation or detection: what is true beside what is predicted")  # fmt: skip
     add("--mixed-precision", choices=("no", "bf16", "fp16"), help="accelerate's by default")
     add_data_args(parser)
     parser.set_defaults(seed=0)
@@ -61,7 +65,7 @@ def parse_args(argv: Sequence[str] | None = None, program: str = "man-zoo evalua
         return args
     run = vars(read_args(Path(args.model)))
     # The test split, whatever part of the training images the run was validated on.
-    ours = {"model", "exits", "checkpoint", "mixed_precision", "val_holdout"}
+    ours = {"model", "picture", "exits", "checkpoint", "mixed_precision", "val_holdout"}
     parser.set_defaults(**{k: v for k, v in run.items() if k in vars(args) and k not in ours})
     return parser.parse_args(argv)
 
@@ -105,6 +109,9 @@ def evaluate_weights(args: Namespace) -> dict[str, Any]:
         result["report"] = _scores_of_classes(result, data)
     result["images_per_second"] = result["count"] / (time.perf_counter() - started)
     print(_render(args, result, data, model, task))
+    if args.picture:
+        with user_errors():
+            _draw(args.picture, task, model, loader, data)
     return result
 
 
@@ -130,6 +137,23 @@ def _with_report(
 
     result = run(predict, batches())
     return result | {"report": _per_class(torch.cat(targets), torch.cat(predictions), data)}
+
+
+def _spread(loader: Any, wanted: int, count: int) -> tuple[Tensor, Tensor]:
+    """So many images of a loader of ``count``, far from each other, and their target."""
+    chosen = [(2 * i + 1) * count // (2 * wanted) for i in range(wanted)]
+    pairs = (pair for batch in loader for pair in zip(*batch, strict=True))
+    found = [pair for i, pair in enumerate(pairs) if i in chosen]
+    images, target = (torch.stack(part) for part in zip(*found, strict=True))
+    return images, target
+
+
+@torch.no_grad()
+def _draw(path: Path, task: Task, model: nn.Module, loader: Any, data: LoaderInfo) -> None:
+    images, target = _spread(loader, min(DRAWN, data.val_count), data.val_count)
+    names = data.class_names or [str(i) for i in range(data.num_classes)]
+    picture = task.draw(images.cpu(), target.cpu(), model(images).cpu(), names, data.mean, data.std)
+    save_picture(picture, path)
 
 
 def _scores_of_classes(result: dict[str, Any], data: LoaderInfo) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import timm
 import torch
 
+from ..benchmark.trial import trial
 from ..console import Keywords, Parser, exit_status, output_file, user_errors
 from ..console.numbers import (
     height_width,
@@ -36,7 +37,6 @@ from ..planner.compare import compare, describe, draw, front, render, verdict
 from ..planner.largest import render as render_largest
 from ..planner.outlook import outlook
 from ..planner.setting import LOW_PRECISION
-from ..planner.trial import trial
 from ..spec import CLASSIFICATION, END_TO_END, check_method, is_zoo_name, parse_name
 from ..split import published_cuts
 from ..target import DEVICES

@@ -3,14 +3,22 @@
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 
-from ..console import Parser, exit_status, user_errors
+from ..console import Parser, UserError, exit_status, output_file, user_errors
 from ..console.numbers import seed
+from ..tasks.pictures import draw_boxes, draw_masks, save_picture
 from .flags import add_data_args
+from .info import LoaderInfo
 from .loaders import create_loaders
+from .memory_loader import MemoryLoader
+from .stream_loader import StreamLoader
 from .throughput import throughput
+
+_SHOWN = 8  # images of a picture
 
 
 def parse_args(argv: Sequence[str] | None, program: str) -> Namespace:
@@ -22,6 +30,8 @@ def parse_args(argv: Sequence[str] | None, program: str) -> Namespace:
     parser = Parser(prog=program, description=__doc__, allow_abbrev=False)
     add_data_args(parser)
     parser.add_argument("--seed", type=seed, default=0, help="default: 0")
+    parser.add_argument("--picture", type=output_file, metavar="FILE",
+        help="a PNG of training images and their masks or boxes")  # fmt: skip
     return parser.parse_args(argv)
 
 
@@ -34,8 +44,24 @@ def describe(args: Namespace) -> None:
     with user_errors():
         train, val, info = create_loaders(args, PartialState())
     print(info)
+    if args.picture:
+        draw(args.picture, train, info)
     print(f"train: {throughput(train):,.0f} images/s")
     print(f"val: {throughput(val):,.0f} images/s")
+
+
+def draw(path: Path, loader: MemoryLoader | StreamLoader, info: LoaderInfo) -> None:
+    """Draw the first training images as a network sees them, with what is known of them.
+
+    Raises:
+        UserError: If all that is known is a class.
+    """
+    kinds: dict[str, Any] = {"segmentation": draw_masks, "detection": draw_boxes}
+    if info.task not in kinds:
+        raise UserError("--picture is for segmentation and detection; expected --task of these.")
+    images, target = (batch[:_SHOWN] for batch in next(iter(loader)))
+    names = info.class_names or tuple(map(str, range(info.num_classes)))
+    save_picture(kinds[info.task](images, [target], names, info.mean, info.std), path)
 
 
 def main(argv: Sequence[str] | None = None, program: str = "python -m man_zoo.data") -> int:

@@ -152,7 +152,8 @@ class Clock:
         setting, device = self.setting, self.device
         h = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
         h = h.normal_().requires_grad_(differentiable)
-        images, target = setting.some_batch(setting.batch_size, self.input_size, self.task, device)
+        # Of a slice; of the whole batch for end to end beside it.
+        images, target = setting.some_batch(len(like), self.input_size, self.task, device)
         learns = any(p.requires_grad for p in module.parameters())
         # Without a learning rate the weights stay as they are, however often it runs.
         still = dict(setting.opt_kwargs) | {"lr": 0.0}

@@ -2,6 +2,7 @@
 
 import json
 from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from ..runs.folder import SUMMARY, load_log
 from ..runs.metadata import load_metadata
 from ..runs.model import create_model
 from ..runs.untrusted import read_json
+from ..tasks import TASKS
 
-_OF_AN_EPOCH = ("epoch", "lr", "seconds", "images_per_second", "val_top1", "val_top5", "val_loss")
+_OF_AN_EPOCH = ("epoch", "lr", "seconds", "images_per_second", "val_loss")
 
 
 def result_of(run: Path, name: str) -> dict[str, Any]:
@@ -28,9 +30,10 @@ def result_of(run: Path, name: str) -> dict[str, Any]:
     Returns:
         ``name``, ``seed``, ``model``, ``settings`` (the flags that were set),
         ``data``, ``machine``, ``commit``, ``epochs`` (a record each: losses ``(K,)``, seconds,
-        accuracy where measured), ``blocks`` and ``exits`` (name and top-1 in percent of each),
-        ``top1`` and ``top5`` of the last epoch, ``seconds`` of training, and of one step
-        ``peak_gib`` (live tensors) and ``flops_per_image``.
+        scores where measured), ``blocks`` and ``exits`` (name and main score in percent of each),
+        the task's scores after the last epoch, e.g. ``top1`` and ``top5``, those of classes by
+        their names, ``seconds`` of training, and of one step ``peak_gib`` (live tensors) and
+        ``flops_per_image``.
 
     Raises:
         UserError: If there is no such run, or it is not whole.
@@ -40,7 +43,13 @@ def result_of(run: Path, name: str) -> dict[str, Any]:
     summary = read_json(run / SUMMARY)
     records = load_log(run)
     with user_errors(KeyError, TypeError, about=f"{run} is damaged"):
-        ended = {key: summary[key] for key in ("model", "top1", "top5", "blocks", "exits")}
+        scores = TASKS[data.task].percent
+        ended = {key: summary[key] for key in ("model", *scores, "blocks", "exits")}
+        of_classes = {
+            key: dict(zip(data.class_names, values, strict=True))
+            for key, values in summary.items()
+            if isinstance(values, list) and key not in (*ended, "losses")
+        }
         seconds = sum(record["seconds"] for record in records)
     return {
         "name": name,
@@ -53,16 +62,18 @@ def result_of(run: Path, name: str) -> dict[str, Any]:
         },
         "machine": metadata.machine,
         "commit": metadata.commit,
-        "epochs": [_epoch(record) for record in records],
+        "epochs": [_epoch(record, scores) for record in records],
         **ended,
+        **of_classes,
         "seconds": seconds,
         **step_cost(args, data),
     }
 
 
-def _epoch(record: dict[str, Any]) -> dict[str, Any]:
+def _epoch(record: dict[str, Any], scores: Iterable[str]) -> dict[str, Any]:
     losses = [round(value, 5) for key, value in record.items() if key.startswith("loss_block")]
-    return {key: record[key] for key in _OF_AN_EPOCH if key in record} | {"losses": losses}
+    keys = (*_OF_AN_EPOCH, *(f"val_{score}" for score in scores))
+    return {key: record[key] for key in keys if key in record} | {"losses": losses}
 
 
 def step_cost(args: Namespace, data: LoaderInfo) -> dict[str, float]:

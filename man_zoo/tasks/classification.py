@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from timm.data import Mixup
 from torch import Tensor, nn
 
@@ -101,3 +102,11 @@ class Classification:
         sums, count = added(tallies)
         top1, top5, loss = (sums / count).tolist()
         return {"top1": 100 * top1, "top5": 100 * top5, "loss": loss}
+
+    def draw(self, *_: Any) -> Image.Image:
+        """Nothing.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError("There is nothing to draw of the class of an image.")

@@ -47,27 +47,38 @@ def boundary_counts(
     """
     width = max(1, round(ratio * math.hypot(*target.shape[1:])))
     predicted = predicted.where(target != IGNORED, IGNORED)
-    counts = torch.zeros(2, num_classes, dtype=torch.float64, device=target.device)
-    for number in torch.cat([predicted, target]).unique().tolist():
-        if number == IGNORED:
-            continue
-        ours, true = (boundary(classes == number, width) for classes in (predicted, target))
-        counts[0, number], counts[1, number] = (ours & true).sum(), (ours | true).sum()
-    return counts
+    ours, true = boundary(predicted, width), boundary(target, width)
+    both = _count(target[ours & true & (predicted == target)], num_classes)
+    either = _count(predicted[ours], num_classes) + _count(target[true], num_classes) - both
+    return torch.stack([both, either]).double()
 
 
-def boundary(masks: Tensor, width: int) -> Tensor:
-    """The pixels of masks ``(B, H, W)`` that are up to ``width`` steps from the outside.
+def boundary(classes: Tensor, width: int) -> Tensor:
+    """The pixels ``(B, H, W)`` that are up to ``width`` steps from one of another class.
 
-    A step goes to one of eight neighbours. A pixel is inside if its whole square is: sums over the
-    squares come from an integral image, so that their size costs nothing.
+    A step goes to one of eight neighbours, and outside of an image is a class of its own. A pixel
+    is far from all if nothing changes, across or down, within its square. Changes are counted by
+    differences of running sums, to which the size of a square is nothing.
+
+    Args:
+        classes: ``(B, H, W)``.
+        width: Steps.
     """
-    side = 2 * width + 1
-    # One more row and column before them, so that differences begin at the first.
-    sums = F.pad(masks.int(), (width + 1, width, width + 1, width)).cumsum(1).cumsum(2)
-    rows = sums[:, side:] - sums[:, :-side]
-    squares = rows[:, :, side:] - rows[:, :, :-side]
-    return masks & (squares < side**2)
+    padded = F.pad(classes, [width] * 4, value=-1)
+    across = _sums(padded[:, :, 1:] != padded[:, :, :-1], 2 * width + 1, 2 * width)
+    down = _sums(padded[:, 1:] != padded[:, :-1], 2 * width, 2 * width + 1)
+    return (across + down) > 0
+
+
+def _sums(counted: Tensor, height: int, width: int) -> Tensor:
+    """How many of ``(B, H, W)`` are true in every window of a size."""
+    sums = F.pad(counted.int(), (1, 0, 1, 0)).cumsum(1, dtype=torch.int32)
+    sums = (sums[:, height:] - sums[:, :-height]).cumsum(2, dtype=torch.int32)
+    return sums[:, :, width:] - sums[:, :, :-width]
+
+
+def _count(classes: Tensor, num_classes: int) -> Tensor:
+    return classes.bincount(minlength=IGNORED + 1)[:num_classes]
 
 
 def iou(counts: Tensor) -> Tensor:

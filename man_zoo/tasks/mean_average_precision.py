@@ -37,7 +37,11 @@ def mean_average_precision(
             "The scores of detection need torchmetrics and pycocotools, which are not installed; "
             "pip install torchmetrics pycocotools adds them."
         ) from error
-    metric.update(*zip(*map(_of_image, found, truth), strict=True))
+    boxes = [rows[rows[:, 4] != NO_BOX] for rows in truth]
+    metric.update(
+        [{"boxes": r[:, :4], "scores": r[:, 4], "labels": r[:, 5].long()} for r in found],
+        [{"boxes": r[:, :4], "labels": r[:, 4].long()} for r in boxes],
+    )
     scores = metric.compute()
     ap = torch.full((num_classes,), torch.nan)
     ap[scores["classes"].flatten().long()] = scores["map_per_class"].flatten().float()
@@ -46,11 +50,3 @@ def mean_average_precision(
         "map": 100 * scores["map"].item(),
         "ap": (100 * ap.where(ap >= 0, torch.nan)).tolist(),
     }
-
-
-def _of_image(found: Tensor, truth: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    truth = truth[truth[:, 4] != NO_BOX]
-    return (
-        {"boxes": found[:, :4], "scores": found[:, 4], "labels": found[:, 5].long()},
-        {"boxes": truth[:, :4], "labels": truth[:, 4].long()},
-    )

@@ -6,11 +6,13 @@ from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from ..messages import unknown
 from .decoder import Decoder, Exit
 from .iou import IGNORED, boundary_counts, boundary_iou, confusion, iou
+from .pictures import draw_masks
 from .segmentation_decoders import DECODERS
 from .tally import Sums, added
 from .task import ExitSite
@@ -130,6 +132,18 @@ class Segmentation:
             "boundary_iou": (100 * boundary_iou(boundaries)).tolist(),
             "loss": (sums[-1, 0] / count).item(),
         }
+
+    def draw(
+        self,
+        images: Tensor,
+        target: Tensor,
+        prediction: Tensor,
+        names: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> Image.Image:
+        """The classes' colours over the image."""
+        return draw_masks(images, [target, prediction.argmax(1)], names, mean, std)
 
 
 class PixelLoss(nn.Module):

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from .decoder import Decoder, Exit
@@ -110,4 +111,27 @@ class Task(Protocol):
         """Scores by name, ``loss`` among them, of all images that these have counted.
 
         A number, or for a score that every class has of its own a list of them.
+        """
+
+    def draw(
+        self,
+        images: Tensor,
+        target: Tensor,
+        prediction: Tensor,
+        names: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> Image.Image:
+        """A row an image: itself, what is true, what is predicted.
+
+        Args:
+            images: ``(B, C, H, W)``, normalised.
+            target: Of them.
+            prediction: As :meth:`to_image` gives it.
+            names: Of the classes.
+            mean: That the images are normalised with.
+            std: The same.
+
+        Raises:
+            ValueError: If the task has nothing to draw.
         """

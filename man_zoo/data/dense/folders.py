@@ -193,7 +193,8 @@ def _found(label: str, args: Namespace) -> Any:
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
         raise UserError(
-            f"{label} is read with {package}, which is not installed; pip install {package} adds it."
+            f"{label} is read with {package}, which is not installed; pip install {package} "
+            "adds it."
         ) from error
     except (RuntimeError, OSError) as error:
         raise FileNotFoundError(
@@ -223,9 +224,9 @@ def _boxes(image: Image.Image, corners: Tensor, labels: Tensor) -> dict[str, Ten
 
 
 def _ade20k_names(root: Path) -> tuple[str, ...]:
-    """From ``objectInfo150.txt``, where it is; the first of a class's synonyms."""
+    """From ``objectInfo150.txt``, of synonyms the first; numbers where that is missing."""
     path = root / "objectInfo150.txt"
     if not path.is_file():
-        return ()
+        return tuple(map(str, range(1, 151)))
     _, *lines = path.read_text(encoding="utf-8").strip().splitlines()
     return tuple(line.split("\t")[-1].split(",")[0].strip() for line in lines)

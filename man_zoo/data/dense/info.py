@@ -29,7 +29,7 @@ DENSE: dict[str, dict[str, DatasetInfo]] = {
     "segmentation": {
         "pasted_digits": _info("pasted digits", ("ground", *DIGIT_NAMES), **_PASTED),
         "pasted_fashion": _info("pasted Fashion-MNIST", ("ground", *FASHION), **_PASTED),
-        "earth": _info("the Earth", EARTH, dense=DenseRecipe((128, 128), scale=(0.75, 1.5))),
+        "earth": _info("the Earth", EARTH, dense=DenseRecipe((128, 128), scale=(1.0, 1.5))),
         "cityscapes": _info(
             "Cityscapes", CITYSCAPES,
             dense=DenseRecipe((512, 1024), (1024, 2048), (0.5, 2.0), jitter=_JITTER),

@@ -1,21 +1,19 @@
 """Predicted against measured: a plan's step, run for real on the device at hand."""
 
 import copy
-
-import torch
+from dataclasses import replace
 
 from ..local_model import LocalModel
-from .optimizer import create_optimizer
-from .plan import Plan
-from .planner import Planner
-from .seconds import device_at_hand, device_name, free_bytes, median_seconds
-from .sizes import GIB
+from ..planner import Plan, Planner
+from ..planner.seconds import device_at_hand, device_name, free_bytes, median_seconds
+from ..planner.sizes import GIB
+from .step import Training, average_of
 
 RUN = 2.0  # seconds of steps, after a warm-up
 
 
 def trial(planner: Planner, plan: Plan) -> str:
-    """What was predicted and what a step takes, in a sentence.
+    """What was predicted and what a step of one batch takes, in a sentence.
 
     Args:
         planner: Whose backbone has real weights; left as it is.
@@ -31,8 +29,9 @@ def trial(planner: Planner, plan: Plan) -> str:
 
 
 def step_seconds(planner: Planner, plan: Plan) -> float:
-    """Median of real training steps; arguments of :func:`trial`."""
-    setting, device = planner.setting, device_at_hand()
+    """Median of real training steps, by the batch; arguments of :func:`trial`."""
+    device = device_at_hand()
+    setting = replace(planner.setting, device=device.type)
     model = LocalModel(
         copy.deepcopy(planner.backbone),
         plan.spec,
@@ -41,20 +40,5 @@ def step_seconds(planner: Planner, plan: Plan) -> float:
         task=planner.task,
     )
     model.train().to(device).to(memory_format=setting.memory_format)
-    optimizers = [
-        create_optimizer(block, setting.opt, setting.opt_kwargs, device.type)
-        for block in model.blocks
-    ]
-    images = torch.randn(setting.batch_size, *planner.input_size, device=device)
-    images = images.contiguous(memory_format=setting.memory_format)
-    target = model.task.random_target(setting.batch_size, model.input_size[1:], device)
-
-    def update(j: int) -> None:
-        optimizers[j].step()
-        optimizers[j].zero_grad()
-
-    def step() -> None:
-        with setting.autocast(device.type):
-            model.local_step(images, target, step=update)
-
-    return median_seconds(step, RUN)
+    training = Training(model, setting, average_of(model, setting))
+    return median_seconds(training.step, RUN) / setting.grad_accum_steps
