@@ -40,6 +40,7 @@ def localize(method: str, k: int | None, decoder: str = "deeplabv3", stride: int
         ("man_dgl", 4, "deeplabv3", {}),
         ("e2e", 1, "fpn", {}),
         ("man_dgl", 4, "fpn", {}),
+        ("dgl", 8, "fpn", {"batch_size": 128}),  # maps on their way are a twentieth of the peak
         ("infopro", 3, "fpn", {"micro_batches": 2}),
         ("overlap_dgl", 3, "fpn", {"grad_accum_steps": 3}),
     ],
