@@ -1,7 +1,7 @@
 """Object detection: a target is the boxes in an image, with their classes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, ClassVar, Self
 
@@ -12,6 +12,7 @@ from torchvision.models import detection
 from ..messages import unknown
 from .decoder import Exit
 from .detection_loss import DetectionLoss
+from .mean_average_precision import mean_average_precision
 from .retinanet import GROUPS, Anchors, Design, LevelHead, RetinaNet
 from .task import ExitSite
 
@@ -138,6 +139,48 @@ class Detection:
         corners = torch.stack([corners[..., 0] * size[1], corners[..., 1] * size[0]], dim=3)
         labels = torch.randint(self.num_classes, (count, BOXES, 1), device=device)
         return torch.cat([corners.flatten(2), labels], dim=2)
+
+    # Scores ---------------------------------------------------------------------------------------
+
+    def tally(self) -> "Boxes":
+        """Of what is found, and of the truth."""
+        return Boxes(self)
+
+    def scores(self, tallies: Sequence[Any]) -> dict[str, Any]:
+        """In percent ``map50`` and ``map`` and ``ap`` of each class, and ``loss``.
+
+        Raises:
+            UserError: As :func:`man_zoo.tasks.mean_average_precision.mean_average_precision`.
+        """
+        found = [boxes for tally in tallies for boxes in tally.found]
+        truth = [boxes for tally in tallies for boxes in tally.truth]
+        scores = mean_average_precision(found, truth, self.num_classes)
+        return scores | {"loss": sum(tally.loss for tally in tallies) / len(truth)}
+
+
+@dataclass
+class Boxes:
+    """A tally of boxes: average precision compares those of all images together.
+
+    Args:
+        task: Which they are for.
+        found: Of each image rows of x1, y1, x2, y2, score, class.
+        truth: Of each image the target's rows.
+        loss: Summed over images.
+    """
+
+    task: Detection
+    found: list[Tensor] = field(default_factory=list)
+    truth: list[Tensor] = field(default_factory=list)
+    loss: float = 0.0
+
+    def add(self, prediction: Tensor, target: Tensor) -> None:
+        """Add a batch."""
+        for one in self.task.detections(prediction):
+            columns = (one["boxes"], one["scores"][:, None], one["labels"][:, None])
+            self.found.append(torch.cat(columns, dim=1).float().cpu())
+        self.truth += target.cpu()
+        self.loss += self.task.criterion()(prediction, target).item() * len(target)
 
 
 @cache
