@@ -96,7 +96,8 @@ def test_it_is_torchvisions_retinanet_to_the_bit(kind: str) -> None:
     found, wanted = ours.task.detections(prediction), theirs(images)
     assert len(wanted[0]["boxes"]) > 20
     for one, other in zip(found, wanted, strict=True):
-        assert all(torch.equal(one[key], other[key]) for key in ("boxes", "scores", "labels"))
+        for key in ("boxes", "scores", "labels"):
+            assert torch.equal(one[key], other[key]), (key, one[key], other[key])
 
 
 class _Nothing(nn.Module):
@@ -242,7 +243,9 @@ def test_a_block_a_stage_serves_the_levels_that_manpp_names(method: str) -> None
     assert [of_exit.image_size() for of_exit in said] == [SIZE] * 4
     # Anchors are the network's own of those levels.
     counts = said[-1].levels()
-    for own, part in zip(said, said[-1].boxes.split([*counts[:2], sum(counts[2:])], 1), strict=False):
+    for own, part in zip(
+        said, said[-1].boxes.split([*counts[:2], sum(counts[2:])], 1), strict=False
+    ):
         assert torch.equal(own.boxes, part)
     for head in heads:
         assert len(head.head.classification_head.conv) == 2
@@ -295,10 +298,10 @@ def test_slices_of_a_batch_learn_as_the_whole(method: str) -> None:
 
 
 def test_on_tensors_without_data_a_step_has_the_same_shapes() -> None:
-    model, (images, target) = localize("man_dgl"), batch()
-    out = model.local_step(images, target)
-    with fake(model, images, target) as (shadow, *data):
-        said = shadow.local_step(*data)
+    model, data = localize("man_dgl"), batch()
+    out = model.local_step(*data)
+    with fake((model, *data)) as (shadow, *shadows):
+        said = shadow.local_step(*shadows)
     assert said.logits.shape == out.logits.shape
     assert said.losses.shape == out.losses.shape
 

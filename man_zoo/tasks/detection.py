@@ -110,7 +110,8 @@ class Detection:
         anchors = Anchors.of(prediction)
         levels, sizes = anchors.levels(), [anchors.image_size()] * len(prediction)
         outputs = {
-            "cls_logits": list(anchors.logits.split(levels, dim=1)),
+            # Contiguous as torchvision's are: else a sigmoid may round otherwise.
+            "cls_logits": list(anchors.logits.contiguous().split(levels, dim=1)),
             "bbox_regression": list(anchors.regression.split(levels, dim=1)),
         }
         boxes = [list(of_image.split(levels)) for of_image in anchors.boxes]
