@@ -23,7 +23,7 @@ from .spec import (
     method_keywords,
     take_keywords,
 )
-from .tasks import create_task
+from .tasks import create_task, settings_of
 
 
 def localize(
@@ -62,9 +62,11 @@ def localize(
             the planner chooses what of K, cuts, form and recomputation is not given.
         calibrate: Whether the planner times the pieces on the device at hand, in channels-last
             order as the training recipe runs them, and keeps seconds small instead of arithmetic.
-        task: What is learnt: ``"classification"`` or ``"segmentation"``; the second takes
-            ``num_classes=`` and, of timm, ``output_stride=``.
-        decoder: Of a dense task: ``"deeplabv3"`` (default) or ``"fpn"``.
+        task: What is learnt: ``"classification"``, ``"segmentation"``, which takes ``num_classes=``
+            and, of timm, ``output_stride=``, or ``"detection"``, which takes ``num_classes=``,
+            ``anchor_size=`` and ``pyramid_width=``.
+        decoder: Of segmentation ``"deeplabv3"`` (default) or ``"fpn"``, of detection
+            ``"retinanet"`` (default) or ``"retinanet_v2"``.
         keywords: ``cuts``, ``recompute``, ``head_norm``, the method's own (see its page in docs/)
             and timm's; and for the planner (``memory_budget``, ``cuts="balanced"``) what a step
             is, ``batch_size`` and more, as :class:`man_zoo.planner.Setting` takes it.
@@ -86,7 +88,8 @@ def localize(
     dense = task != CLASSIFICATION
     what = None
     if dense or decoder is not None:
-        what = create_task(task, keywords.pop("num_classes", 0), decoder)
+        settings = {key: keywords.pop(key) for key in settings_of(task) if key in keywords}
+        what = create_task(task, keywords.pop("num_classes", 0), decoder, **settings)
     local_keywords = take_keywords(keywords)
     step = {f.name: keywords.pop(f.name) for f in fields(Setting) if f.name in keywords}
     cfg = resolve_pretrained_cfg(backbone, pretrained_cfg, pretrained_cfg_overlay)

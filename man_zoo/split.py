@@ -31,10 +31,19 @@ PUBLISHED_CUTS: dict[tuple[str, int], str] = {
     ("resnet152", 4): "2.6 3.13 3.25",
 }
 
-# By task: DeepLabV3 at 512x1024 and output stride 8, in InfoPro's release.
+# By task: DeepLabV3 at 512x1024 and output stride 8, in InfoPro's release; RetinaNet in MAN++'s
+# paper, a block a stage.
 _PUBLISHED_DENSE_CUTS: dict[str, dict[tuple[str, int], str]] = {
     "segmentation": {("resnet101", 2): "3.12"},
+    "detection": {
+        ("resnet50", 4): "1.2 2.3 3.5",
+        ("resnet101", 4): "1.2 2.3 3.22",
+        ("resnet152", 4): "1.2 2.7 3.35",
+    },
 }
+# What stands on the network and behind its cuts stands on stages there: a cut at a stage's end lets
+# every auxiliary serve the levels of the next stage.
+_BY_STAGE = ("detection",)
 
 
 def published_cuts(task: str = "classification") -> Mapping[tuple[str, int], str]:
@@ -55,8 +64,9 @@ def choose_cuts(
         backbone: timm name of the backbone, for its published cuts.
         names: Names of its units, the stem first.
         k: Number of local blocks.
-        cuts: ``"published"``, ``"even"``, unit names (a sequence, or one string with spaces or
-            commas between them), or ``None``: published where there are such, else even.
+        cuts: ``"published"``, ``"stages"``, ``"even"``, unit names (a sequence, or one string with
+            spaces or commas between them), or ``None``: published where there are such; for
+            detection a block a stage where K is the number of stages; else even.
         task: What the network is for: where it is cut depends on that.
 
     Raises:
@@ -70,7 +80,8 @@ def choose_cuts(
     every = published_cuts(task)
     published = every.get((backbone, k))
     if cuts is None:
-        cuts = "published" if published else "even"
+        staged = task in _BY_STAGE and k == len(_stage_ends(names)) + 1
+        cuts = "published" if published else "stages" if staged else "even"
     if cuts == "published":
         if published is None:
             known = sorted(known_k for name, known_k in every if name == backbone)
@@ -81,6 +92,8 @@ def choose_cuts(
         return tuple(names.index(f"layer{cut}") for cut in published.split())
     if cuts == "even":
         return even_cuts(len(names), k)
+    if cuts == "stages":
+        return _stage_cuts(backbone, names, k)
     return _named_cuts(names, k, cuts.replace(",", " ").split() if isinstance(cuts, str) else cuts)
 
 
@@ -103,6 +116,22 @@ def even_cuts(units: int, k: int) -> tuple[int, ...]:
     if k == units:
         return tuple(range(k - 1))
     return tuple(round((units - 1) * j / k) for j in range(1, k))
+
+
+def _stage_cuts(backbone: str, names: Sequence[str], k: int) -> tuple[int, ...]:
+    ends = _stage_ends(names)
+    if len(ends) != k - 1:
+        raise ValueError(
+            f"cuts='stages' is a block a stage, and {backbone} has {len(ends) + 1}; expected "
+            f"k={len(ends) + 1}, or cuts='even'."
+        )
+    return ends
+
+
+def _stage_ends(names: Sequence[str]) -> tuple[int, ...]:
+    """Last units of all stages but the last; names say which stage a unit is of, after the stem."""
+    stages = [name.rpartition(".")[0] for name in names[1:]]
+    return tuple(i for i, (one, next_) in enumerate(pairwise(stages), 1) if one != next_)
 
 
 def _named_cuts(names: Sequence[str], k: int, cuts: Sequence[str]) -> tuple[int, ...]:

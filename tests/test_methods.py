@@ -180,6 +180,7 @@ def site(**changes) -> Site:
         count=1,
         channels=32,
         size=(16, 16),
+        next_size=(16, 16),
         layout=units.layout,
         image_size=(32, 32),
         image_channels=3,

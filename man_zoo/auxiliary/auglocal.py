@@ -5,6 +5,7 @@ evenly over the units after block j. Its parameters are its own; nothing is shar
 linearly over the blocks, and the last d + 1 units of the network train together.
 """
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -30,11 +31,13 @@ class AugLocalHead(Head):
         super().__init__(site)
         depth = _depth(site, aux_depth, pyramid_coeff)
         widths = _spread_widths(site, depth)
-        self.features = nn.Sequential(*_units(site, widths))
+        strides = _strides(site.channels, widths)
+        self.features = nn.Sequential(*_units(site, widths, strides))
         channels = widths[-1] if widths else site.channels
         self.view: Callable[[Tensor], Tensor]
         self.classifier: nn.Module
-        exit = site.exit(channels)
+        height, width = (-(-side // math.prod(strides)) for side in site.size)
+        exit = site.exit(channels=channels, size=(height, width))
         if exit is not None:
             self.view, self.classifier = site.layout.to_map, exit
         else:
@@ -66,16 +69,24 @@ def _spread_widths(site: Site, depth: int) -> list[int]:
     return [site.widths[round(position)] for position in positions]
 
 
-def _units(site: Site, widths: list[int]) -> list[nn.Module]:
-    """New units of these widths: stride 2 where the width doubles, twice where it quadruples."""
+def _strides(channels: int, widths: list[int]) -> list[int]:
+    """Of units of these widths: 2 where the width doubles, twice where it quadruples."""
+    strides, halve_again = [], False
+    for width in widths:
+        strides.append(2 if width >= 2 * channels or halve_again else 1)
+        halve_again = width >= 4 * channels
+        channels = width
+    return strides
+
+
+def _units(site: Site, widths: list[int], strides: list[int]) -> list[nn.Module]:
+    """New units of these widths and strides."""
     build = site.units.build
     template = site.units.modules[min(site.position + 1, len(site.units) - 1)]
     if build is None:
         raise cannot_build(template)
-    units, channels, halve_again = [], site.channels, False
-    for width in widths:
-        stride = 2 if width >= 2 * channels or halve_again else 1
-        halve_again = width >= 4 * channels
+    units, channels = [], site.channels
+    for width, stride in zip(widths, strides, strict=True):
         unit = build(template, channels, width, stride)
         site.units.init(unit)
         units.append(unit)

@@ -101,6 +101,7 @@ def build_auxiliary(
         count=place[1],
         channels=widths[position],
         size=_map_size(shapes[position], units),
+        next_size=_map_size(shapes[cut + 1], units),
         layout=units.layout,
         image_size=input_size[1:],
         image_channels=input_size[0],

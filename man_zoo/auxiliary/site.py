@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ class Site:
         count: How many there are, K - 1.
         channels: Channels of the features that the head receives.
         size: Height and width of those features; the token grid for transformers.
+        next_size: Height and width of what the next block's first unit gives.
         layout: How the features lie.
         image_size: Height and width of the image.
         task: What is learnt.
@@ -33,6 +35,7 @@ class Site:
     count: int
     channels: int
     size: tuple[int, int]
+    next_size: tuple[int, int]
     layout: Layout
     image_size: tuple[int, int]
     image_channels: int
@@ -48,13 +51,14 @@ class Site:
         """Classes of the task."""
         return self.task.num_classes
 
-    def exit(self, channels: int | None = None) -> Exit | None:
+    def exit(self, **received: Any) -> Exit | None:
         """A dense task's small decoder; ``None`` where the method's own classifier stands.
 
         Args:
-            channels: Of the map that it receives; the site's if left out.
+            received: ``channels`` and ``size`` of the map that it receives, where they are not the
+                site's.
         """
-        return self.task.exit(self if channels is None else replace(self, channels=channels))
+        return self.task.exit(replace(self, **received))
 
     def need_image_labels(self, what: str) -> None:
         """Raises ``ValueError`` if images have no label of their own, which ``what`` compares."""

@@ -1,10 +1,12 @@
 """What is learnt: head, targets, losses, scores. The only place that knows."""
 
+from dataclasses import fields
 from typing import Any
 
 from ..messages import unknown
 from .classification import Classification
 from .decoder import Decoder, Exit
+from .detection import Detection
 from .network import (
     DenseHead,
     DenseNetwork,
@@ -17,7 +19,9 @@ from .network import (
 from .segmentation import Segmentation
 from .task import ExitSite, Task
 
-TASKS: dict[str, type[Any]] = {task.name: task for task in (Classification, Segmentation)}
+TASKS: dict[str, type[Any]] = {
+    task.name: task for task in (Classification, Segmentation, Detection)
+}
 
 __all__ = [
     "TASKS",
@@ -25,6 +29,7 @@ __all__ = [
     "Decoder",
     "DenseHead",
     "DenseNetwork",
+    "Detection",
     "Exit",
     "ExitSite",
     "Features",
@@ -34,17 +39,19 @@ __all__ = [
     "create_task",
     "need_no_taps",
     "run_units",
+    "settings_of",
     "units_and_head",
 ]
 
 
-def create_task(name: str, num_classes: int, decoder: str | None = None) -> Task:
+def create_task(name: str, num_classes: int, decoder: str | None = None, **settings: Any) -> Task:
     """A task by name.
 
     Args:
         name: A key of ``TASKS``.
         num_classes: How many classes there are.
         decoder: Kind of decoder; the task's first if left out.
+        settings: Of :func:`settings_of`.
 
     Raises:
         ValueError: For an unknown task, or a decoder that it does not have.
@@ -52,9 +59,17 @@ def create_task(name: str, num_classes: int, decoder: str | None = None) -> Task
     if name not in TASKS:
         raise unknown("task", name, TASKS)
     if decoder is None:
-        return TASKS[name](num_classes)
+        return TASKS[name](num_classes, **settings)
     if not TASKS[name].dense:
         raise ValueError(
             f"{name} takes the backbone's own head; decoder={decoder!r} is for dense tasks."
         )
-    return TASKS[name](num_classes, decoder)
+    return TASKS[name](num_classes, decoder, **settings)
+
+
+def settings_of(name: str) -> list[str]:
+    """What a task takes beside classes and kind of decoder, e.g. ``anchor_size``."""
+    if name not in TASKS:
+        raise unknown("task", name, TASKS)
+    names = [field.name for field in fields(TASKS[name])]
+    return [name for name in names if name not in ("num_classes", "kind")]

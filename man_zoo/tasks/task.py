@@ -23,6 +23,10 @@ class ExitSite(Protocol):
         """Height and width of that map."""
 
     @property
+    def next_size(self) -> tuple[int, int]:
+        """Height and width of the map that the next block's first unit gives."""
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the image, in pixels."""
 
