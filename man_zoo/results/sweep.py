@@ -27,6 +27,9 @@ from ..runs.config import parse_args, read_args, settings
 from ..runs.folder import ARGS, SUMMARY
 from ..runs.recipes import PACKAGE
 from ..runs.yaml_flags import load_yaml, words_of
+from ..spec import CLASSIFICATION
+from ..tasks import TASKS
+from ..training.report import percentages
 from .processes import Processes
 from .records import add_result, read_results, result_of
 
@@ -94,7 +97,8 @@ def sweep(args: Namespace) -> list[dict[str, Any]]:
                 run = futures[future]
                 try:
                     line = write_down(run, results, anew=future.result())
-                    bar.write(f"{run.folder.name}: top-1 {line['top1']:.2f} %")
+                    task = TASKS[line["settings"].get("task", CLASSIFICATION)]
+                    bar.write(f"{run.folder.name}: {percentages(task, line)[0]}")
                 except UserError as error:
                     failed.append(run.folder.name)
                     bar.write(f"{run.folder.name}: {error}")
