@@ -128,12 +128,14 @@ def test_the_loss_is_torchvisions(kind: str) -> None:
     targets = [{"boxes": own[:, :4], "labels": own[:, 4].long()} for own in rows]
     wanted = sum(theirs.compute_loss(targets, outputs, anchors).values())
     loss = ours.criterion()(prediction, target)
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-12)
+    # torchvision's GIoU of pairs has an epsilon that is none in its GIoU of all with all.
+    exact = 1e-12 if kind == "retinanet" else 1e-7
+    assert loss.item() == pytest.approx(wanted.item(), rel=exact)
     parameters = list(head.parameters())
     for one, other in zip(
         torch.autograd.grad(loss, parameters), torch.autograd.grad(wanted, parameters), strict=True
     ):
-        assert torch.allclose(one, other, rtol=1e-9, atol=1e-12)
+        assert torch.allclose(one, other, rtol=1e3 * exact, atol=exact)
 
 
 def test_rows_that_are_no_box_may_stand_anywhere() -> None:
@@ -254,8 +256,10 @@ def test_a_block_a_stage_serves_the_levels_that_manpp_names(method: str) -> None
 
 @pytest.mark.parametrize(
     ("cut", "first"),
-    [("stem", 3), ("layer1.0", 3), ("layer1.2", 3), ("layer2.0", 3), ("layer2.3", 4)]
-    + [("layer3.1", 4), ("layer3.5", 5), ("layer4.0", 5)],
+    [
+        *(("stem", 3), ("layer1.0", 3), ("layer1.2", 3), ("layer2.0", 3), ("layer2.3", 4)),
+        *(("layer3.1", 4), ("layer3.5", 5), ("layer4.0", 5)),
+    ],
 )
 @pytest.mark.parametrize("method", ["dgl", "man_dgl"])
 def test_a_cut_within_a_stage_serves_the_level_of_its_stride(method, cut, first) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder, Matcher
-from torchvision.ops import box_iou, generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import box_iou, generalized_box_iou, sigmoid_focal_loss
 
 from .retinanet import Anchors
 
@@ -48,7 +48,9 @@ def _l1(regression: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
 
 def _giou(regression: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
     predicted = _coder().decode_single(regression.flatten(0, 1), anchors.flatten(0, 1))
-    return generalized_box_iou_loss(predicted.view_as(boxes), boxes)
+    # torchvision's loss of pairs picks out those that overlap; its measure of all with all does not.
+    alike = torch.vmap(generalized_box_iou)(predicted[:, None], boxes.view(-1, 1, 4))
+    return 1 - alike.view(boxes.shape[:2])
 
 
 def _coder() -> BoxCoder:
