@@ -174,7 +174,7 @@ class LevelHead(nn.Module):
         self.first = int(max(own, following, FINEST))
         step = 1 << (self.first - int(own))
         # One pixel a cell and its neighbours, as the pyramid's P6 is made; 1x1 where none is lost.
-        self.lateral = nn.Conv2d(site.channels, design.width, 2 * step - 1, step, step - 1)
+        self.lateral: Any = nn.Conv2d(site.channels, design.width, 2 * step - 1, step, step - 1)
         nn.init.kaiming_uniform_(self.lateral.weight, a=1)
         nn.init.zeros_(self.lateral.bias)
         coarsest = self.first >= COARSEST

@@ -46,7 +46,7 @@ def epoch_line(epoch: int, record: dict[str, Any], task: Task) -> str:
     )
 
 
-def percentages(task: Task, scores: Mapping[str, Any], prefix: str = "") -> list[str]:
+def percentages(task: Task | type[Task], scores: Mapping[str, Any], prefix: str = "") -> list[str]:
     """What a task tells of its scores, the main one first, e.g. ``top-1 93.02 %``."""
     return [f"{words} {scores[prefix + key]:.2f} %" for key, words in task.percent.items()]
 
