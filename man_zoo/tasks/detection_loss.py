@@ -48,8 +48,8 @@ def _l1(regression: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
 
 def _giou(regression: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
     predicted = _coder().decode_single(regression.flatten(0, 1), anchors.flatten(0, 1))
-    # torchvision's loss of pairs picks out those that overlap, which fake tensors cannot; its measure
-    # of all with all does not.
+    # torchvision's loss of pairs picks out those that overlap, which fake tensors cannot; what it
+    # measures of all with all does not.
     alike = torch.vmap(generalized_box_iou)(predicted[:, None], boxes.view(-1, 1, 4))
     return 1 - alike.view(boxes.shape[:2])
 
