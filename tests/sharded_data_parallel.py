@@ -36,10 +36,16 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         "--grad-accum-steps 2 --clip-grad 1 --model-ema",
     ),
 }
+# What the sharded runs recompute; the one that is not keeps everything.
+RECOMPUTED = {
+    "vit manpp_dgl": "stepwise blocks.0=all blocks.1=selective blocks.2=attention "
+    "auxiliaries=sparing",
+    "resnet man_dgl": "selective auxiliaries",
+}
 FLAGS = "--lr 0.02 --cpu-threads 1 --sched constant --warmup-epochs 0"
 
 
-def create(case: str, *more: str) -> Trainer:
+def create(case: str, *more: str, recompute: str | None = None) -> Trainer:
     """A trainer of a case's model, different in every process: they must agree without it."""
     GradientState._reset_state()
     AcceleratorState._reset_state()
@@ -47,7 +53,9 @@ def create(case: str, *more: str) -> Trainer:
     args = parse_args([*FLAGS.split(), *flags.split(), *more])
     accelerator = create_accelerator(args, Path("unused"))
     torch.manual_seed(accelerator.process_index)
-    model = man_zoo.localize(**keywords, k=4, num_classes=CLASSES, img_size=SIZE)
+    model = man_zoo.localize(
+        **keywords, k=4, num_classes=CLASSES, img_size=SIZE, recompute=recompute
+    )
     trainer = create_trainer(args, accelerator, model.double(), batches=STEPS)
     trainer.start_epoch(0)
     return trainer
@@ -141,7 +149,7 @@ def main(folder: Path) -> None:
     results: dict[str, Any] = {}
     for case in CASES:
         before = bytes_held()
-        trainer = create(case, "--fsdp")
+        trainer = create(case, "--fsdp", recompute=RECOMPUTED.get(case))
         world = trainer.accelerator.num_processes
         checkpoints = checkpoints_of(trainer, folder / case)
         result = results[case] = {}

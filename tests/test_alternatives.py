@@ -15,6 +15,7 @@ from man_zoo.meter import LiveBytes, backprop_cost
 from man_zoo.planner import largest
 from man_zoo.planner.affine import last_within
 from man_zoo.planner.alternatives import END_TO_END, Alternative, meter_step
+from man_zoo.planner.compare import compare, draw, render
 
 MIB = 2**20
 
@@ -61,6 +62,28 @@ def test_an_activation_budget_is_kept():
     plans = planner("resnet18", "dgl", 64)
     all_saved, half = (meter_step(plans, Alternative(activation_budget=b)) for b in (1.0, 0.5))
     assert 0 < half.saved < 0.55 * all_saved.saved < all_saved.peak
+
+
+class Breaks(nn.ReLU):
+    """No graph goes through it."""
+
+    def forward(self, x):
+        torch._dynamo.graph_break()
+        return super().forward(x)
+
+
+def test_a_network_that_is_no_single_graph_says_so_in_its_row(tmp_path):
+    plans = planner("resnet18", "dgl", 4)
+    plans.backbone.act1 = Breaks(inplace=True)
+    rows = compare(plans, 2)
+    (line,) = (line for line in render(rows).splitlines() if "torch.compile" in line)
+    assert "makes no single graph of it: " in line
+    assert rows["checkpointed"].arithmetic_ratio > 1
+    draw(plans, {}, rows, tmp_path / "picture.png")
+    ways = {"compiled": Alternative(activation_budget=0.5), "end to end": END_TO_END}
+    compiled, end_to_end, _ = largest(plans, "batch", 200 * MIB, k=2, ways=ways)
+    assert (compiled.size, compiled.reason) == (0, rows["torch.compile, budget 0.5"].reason)
+    assert end_to_end.size > 0
 
 
 def test_the_state_of_8_bit_adamw_is_a_quarter():

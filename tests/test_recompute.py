@@ -60,6 +60,17 @@ def test_end_to_end_recomputes_as_well():
     assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
 
 
+@pytest.mark.slow
+def test_compiled_blocks_recompute_as_if_they_kept_everything():
+    modes = "selective layer1.0=stepwise layer2.0=all layer3.0=expansions auxiliaries=sparing"
+    plain, recomputing = twins("man_dgl", modes)
+    for block in recomputing.blocks:
+        block.compile(backend="aot_eager", dynamic=False)
+    (losses, weights), (others, other_weights) = train(plain), train(recomputing)
+    assert torch.equal(torch.stack(losses), torch.stack(others))
+    assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
+
+
 def activations(model: man_zoo.LocalModel) -> int:
     """Peak bytes of a step beyond the weights."""
     images, target = torch.randn(16, 3, 32, 32), torch.randint(0, 10, (16,))

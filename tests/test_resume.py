@@ -122,6 +122,20 @@ def test_random_states_that_cannot_be_read_are_no_secret(finished):
         train_here("--resume", str(finished))
 
 
+@pytest.mark.slow
+def test_a_recomputing_run_is_resumed_as_if_it_kept_everything(data, tmp_path):
+    modes = ("selective", "layer1.0=stepwise", "layer2.0=all", "auxiliaries=sparing")
+    same = ("--sched", "constant")
+    train_here(*flags(data, tmp_path / "keeps", "--epochs", "2", *same))
+    train_here(*flags(data, tmp_path / "forgets", *same, "--recompute", *modes))
+    train_here("--resume", str(tmp_path / "forgets" / "run"), "--epochs", "2")
+    keeps, forgets = (
+        (tmp_path / name / "run/checkpoints/epoch-0002/model.safetensors").read_bytes()
+        for name in ("keeps", "forgets")
+    )
+    assert keeps == forgets
+
+
 # Damage
 
 

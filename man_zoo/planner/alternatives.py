@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 from torch._functorch import config as functorch_config
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -83,6 +84,21 @@ class Metered(BesideEndToEnd[Cost]):
     end_to_end: Cost
 
 
+@dataclass(frozen=True)
+class Refused:
+    """An alternative that a backbone does not take.
+
+    Args:
+        reason: In a sentence.
+    """
+
+    reason: str
+
+
+class NotInOneGraph(ValueError):
+    """torch.compile makes several graphs of a backbone, or none."""
+
+
 END_TO_END = Alternative()
 CHECKPOINTED = "checkpointed"
 SLICES = (4, 8)
@@ -112,11 +128,16 @@ def alternatives_of(planner: Planner) -> dict[str, Alternative]:
     return alternatives(planner.setting.opt, [n for n in SLICES if -(-images // n) >= least])
 
 
-def meter_alternatives(planner: Planner) -> dict[str, Metered]:
+def meter_alternatives(planner: Planner) -> dict[str, Metered | Refused]:
     """Every alternative for the planner's backbone and setting, by name."""
     end_to_end = meter_step(planner, END_TO_END)
-    ways = alternatives_of(planner)
-    return {name: Metered(meter_step(planner, way), end_to_end) for name, way in ways.items()}
+    metered: dict[str, Metered | Refused] = {}
+    for name, way in alternatives_of(planner).items():
+        try:
+            metered[name] = Metered(meter_step(planner, way), end_to_end)
+        except NotInOneGraph as error:
+            metered[name] = Refused(str(error))
+    return metered
 
 
 def meter_step(planner: Planner, way: Alternative, arithmetic: bool = True) -> Cost:
@@ -126,6 +147,9 @@ def meter_step(planner: Planner, way: Alternative, arithmetic: bool = True) -> C
         planner: Says both; nothing is planned.
         way: To train.
         arithmetic: Whether to count that as well, which takes as long again.
+
+    Raises:
+        NotInOneGraph: Where it is to be compiled, and torch does not make one graph of it.
     """
     network = network_of(planner.backbone, planner.task, planner.input_size)
     with FakeTensorMode(), acting_as(planner.setting.device):
@@ -204,7 +228,12 @@ class _Step:
         backend = partial(aot_eager_decomp_partition_with_mode, mode=counted)
         with functorch_config.patch(activation_memory_budget=budget):
             # In one graph, because what is between graphs would not be counted.
-            saved = self.passes(torch.compile(self.model, backend=backend, fullgraph=True), live)
+            compiled = torch.compile(self.model, backend=backend, fullgraph=True)
+            try:
+                saved = self.passes(compiled, live)
+            except TorchDynamoException as error:
+                why = str(error).strip().splitlines()[0]
+                raise NotInOneGraph(f"torch.compile makes no single graph of it: {why}.") from error
         with live:
             self.update()
         return saved

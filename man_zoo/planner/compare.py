@@ -8,7 +8,7 @@ from typing import Any
 
 from ..console import table, whole
 from ..split import block_ranges, published_cuts
-from .alternatives import Metered, alternatives_of, meter_alternatives
+from .alternatives import Metered, Refused, alternatives_of, meter_alternatives
 from .plan import Plan
 from .planner import Planner
 from .sizes import GIB
@@ -16,7 +16,7 @@ from .sizes import GIB
 HEADER = ("", "K", "form", "peak GiB", "of e2e", "arithmetic of e2e", "recomputed")
 
 
-Row = Plan | Metered
+Row = Plan | Metered | Refused
 
 
 def compare(planner: Planner, k: int, budget: int | None = None) -> dict[str, Row]:
@@ -47,6 +47,8 @@ def render(plans: dict[str, Row]) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
+    if isinstance(row, Refused):
+        return "1", "", "", "", "", row.reason
     figures = (f"{row.peak_gib:.2f}", f"{row.memory_ratio:.2f}", f"{row.arithmetic_ratio:.2f}")
     if isinstance(row, Plan):
         return str(row.spec.k), row.form or "", *figures, _parts(row)
@@ -111,14 +113,15 @@ def draw(
         points = [(plan.peak_gib, plan.arithmetic_ratio) for plan in curve]
         axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, label=name)
     ways = alternatives_of(planner).items()
-    sliced = [plans[name] for name, way in ways if way.checkpointed and not way.small_state]
+    drawn = {name: row for name, row in plans.items() if not isinstance(row, Refused)}
+    sliced = [drawn[name] for name, way in ways if way.checkpointed and not way.small_state]
     axes.plot(
         [row.peak_gib for row in sliced],
         [row.arithmetic_ratio for row in sliced],
         ":",
         color="grey",
     )
-    for (name, row), marker in zip(plans.items(), cycle("*XP<>hvd^s"), strict=False):
+    for (name, row), marker in zip(drawn.items(), cycle("*XP<>hvd^s"), strict=False):
         label, colour = name, "tab:grey"
         if isinstance(row, Plan):
             label, colour = f"{name} (K={row.spec.k})" if row.spec.k > 1 else name, "black"

@@ -8,7 +8,14 @@ from ..console import table
 from ..messages import unknown
 from ..meter import tensors_of
 from .affine import last_within
-from .alternatives import END_TO_END, Alternative, alternatives, fixed_bytes, meter_step
+from .alternatives import (
+    END_TO_END,
+    Alternative,
+    NotInOneGraph,
+    alternatives,
+    fixed_bytes,
+    meter_step,
+)
 from .images import side_step
 from .piece import bytes_of
 from .plan import Plan
@@ -29,6 +36,7 @@ class Largest:
         flops: Arithmetic of an image.
         end_to_end: The same end to end, where nothing is recomputed.
         plan: Of local learning.
+        reason: Why it is not there at all, in a sentence.
     """
 
     name: str
@@ -37,6 +45,7 @@ class Largest:
     flops: int = 0
     end_to_end: int = 0
     plan: Plan | None = None
+    reason: str = ""
 
 
 def largest(
@@ -75,7 +84,7 @@ def largest(
     search = _Search(planner, what, budget)
     if ways is None:
         ways = {"end to end": END_TO_END} | alternatives(planner.setting.opt)
-    found = [search.alternative(name, way) for name, way in ways.items()]
+    found = [search.possible(name, way) for name, way in ways.items()]
     found.append(search.planned(k))
     if not any(row.size for row in found):
         step, images = side_step(planner.backbone), planner.setting.batch_size
@@ -92,6 +101,13 @@ class _Search:
     def __init__(self, planner: Planner, what: str, budget: int) -> None:
         self.planner, self.what, self.budget = planner, what, budget
         self._of_image: dict[tuple[int, ...], int] = {}
+
+    def possible(self, name: str, way: Alternative) -> Largest:
+        """The answer for a way to train end to end, or why there is none."""
+        try:
+            return self.alternative(name, way)
+        except NotInOneGraph as error:
+            return Largest(name, 0, reason=str(error))
 
     def alternative(self, name: str, way: Alternative) -> Largest:
         """The answer for a way to train end to end."""
@@ -176,7 +192,7 @@ def _cells(row: Largest) -> Iterator[object]:
     yield row.name
     yield row.plan.spec.k if row.plan else 1
     if row.size == 0:
-        yield from ("none", "", "", "")
+        yield from ("none", "", "", row.reason)
         return
     yield row.size
     yield f"{row.peak / GIB:.2f}"
