@@ -39,8 +39,8 @@ def build_parser(program: str | None = None) -> ArgumentParser:
     add("--k", type=positive, help="number of local blocks; the zoo name's by default")
     add("--decoder", metavar="KIND", help="of segmentation: deeplabv3 (default) or fpn; "
         "of detection: retinanet (default) or retinanet_v2")  # fmt: skip
-    add("--cuts", nargs="+", help="'published', 'stages', 'even', 'balanced' (least memory, planned), "
-        "or the names of the units that end a block")  # fmt: skip
+    add("--cuts", nargs="+", help="'published', 'stages', 'even', 'balanced' (least memory, "
+        "planned), or the names of the units that end a block")  # fmt: skip
     add("--memory-budget", type=memory_size, metavar="SIZE", help="e.g. 6GiB, for a training step: "
         "the planner chooses what of K, cuts, form and recomputation is not given")  # fmt: skip
     add(

@@ -48,7 +48,7 @@ def _l1(regression: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
 
 def _giou(regression: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
     predicted = _coder().decode_single(regression.flatten(0, 1), anchors.flatten(0, 1))
-    # torchvision's loss of pairs picks out those that overlap; its measure of all with all does not.
+    # torchvision's loss of pairs picks those that overlap; its measure of all with all does not.
     alike = torch.vmap(generalized_box_iou)(predicted[:, None], boxes.view(-1, 1, 4))
     return 1 - alike.view(boxes.shape[:2])
 

@@ -176,7 +176,7 @@ class LevelHead(nn.Module):
         # One pixel a cell and its neighbours, as the pyramid's P6 is made; 1x1 where none is lost.
         self.lateral = nn.Conv2d(site.channels, design.width, 2 * step - 1, step, step - 1)
         nn.init.kaiming_uniform_(self.lateral.weight, a=1)
-        nn.init.zeros_(self.lateral.bias)
+        nn.init.zeros_(self.lateral.get_parameter("bias"))
         coarsest = self.first >= COARSEST
         self.coarser = LastLevelP6P7(design.width, design.width) if coarsest else None
         self.head = design.head()
