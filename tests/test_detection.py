@@ -441,3 +441,15 @@ def test_other_images_are_refused_in_a_sentence() -> None:
 def test_a_focal_loss_knows_no_smoothing() -> None:
     with pytest.raises(ValueError, match=r"smoothing=0\.1 .* expected 0 for detection"):
         Detection(CLASSES).criterion(0.1)
+
+
+def test_what_is_found_is_drawn_beside_what_is_true() -> None:
+    model = localize("e2e", None).eval()
+    images, target = torch.zeros(2, 3, *SIZE), torch.full((2, 1, 5), -1.0)
+    target[0, 0] = torch.tensor([8.0, 8, 40, 40, 1])
+    prediction = model(images)
+    words = (["a", "b", "c", "d", "e"], [0.5] * 3, [0.5] * 3)
+    with_box = model.task.draw(images, target, prediction, *words)
+    without = model.task.draw(images, torch.full_like(target, -1), prediction, *words)
+    assert with_box.size == without.size
+    assert with_box.tobytes() != without.tobytes()

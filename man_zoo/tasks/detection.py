@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any, ClassVar, Self
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import detection
 
@@ -13,10 +14,12 @@ from ..messages import unknown
 from .decoder import Exit
 from .detection_loss import DetectionLoss
 from .mean_average_precision import mean_average_precision
+from .pictures import draw_boxes
 from .retinanet import GROUPS, Anchors, Design, LevelHead, RetinaNet
 from .task import ExitSite
 
 BOXES = 8  # of an image that means nothing
+LIKELY = 0.5  # score of a box that is drawn
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,28 @@ class Detection:
         scores = mean_average_precision(found, truth, self.num_classes)
         return scores | {"loss": sum(tally.loss for tally in tallies) / len(truth)}
 
+    def draw(
+        self,
+        images: Tensor,
+        target: Tensor,
+        prediction: Tensor,
+        names: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> Image.Image:
+        """Boxes with names; of those that were found the ones that are rather there than not."""
+        found = [rows[rows[:, 4] > LIKELY] for rows in self.found(prediction)]
+        return draw_boxes(images, [list(target), found], names, mean, std)
+
+    def found(self, prediction: Tensor) -> list[Tensor]:
+        """:meth:`detections` as rows of x1, y1, x2, y2, score, class, on the CPU."""
+        return [
+            torch.cat([one["boxes"], one["scores"][:, None], one["labels"][:, None]], dim=1)
+            .float()
+            .cpu()
+            for one in self.detections(prediction)
+        ]
+
 
 @dataclass
 class Boxes:
@@ -177,9 +202,7 @@ class Boxes:
 
     def add(self, prediction: Tensor, target: Tensor) -> None:
         """Add a batch."""
-        for one in self.task.detections(prediction):
-            columns = (one["boxes"], one["scores"][:, None], one["labels"][:, None])
-            self.found.append(torch.cat(columns, dim=1).float().cpu())
+        self.found += self.task.found(prediction)
         self.truth += target.cpu()
         self.loss += self.task.criterion()(prediction, target).item() * len(target)
 
