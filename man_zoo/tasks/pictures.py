@@ -13,8 +13,9 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks, make
 
 from ..console import whole
 from ..console.picture import COLOURS
+from .iou import IGNORED
+from .mean_average_precision import NO_BOX
 
-IGNORED, NO_BOX = 255, -1
 _SIDE = 256  # pixels, about, that a smaller image is enlarged to
 _TEXT = 14  # pixels
 _GAP = 6

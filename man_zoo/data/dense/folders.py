@@ -17,9 +17,9 @@ from torchvision.datasets import Cityscapes, CocoDetection, VOCDetection, VOCSeg
 from torchvision.tv_tensors import BoundingBoxes, Mask
 
 from ...console import UserError
+from ...tasks.iou import IGNORED
 from ..images import naming, read_image
 from .info import VOC
-from .transforms import IGNORED
 
 LAYOUTS = {
     "Cityscapes": "leftImg8bit/SPLIT/CITY/*_leftImg8bit.png and "

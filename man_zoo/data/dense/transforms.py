@@ -9,10 +9,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import Image, Mask
 
+from ...tasks.iou import IGNORED
+from ...tasks.mean_average_precision import NO_BOX
 from ..info import DenseRecipe
-
-IGNORED = 255  # the class of pixels that do not count, in a mask
-NO_BOX = -1  # the class of a row that is no box
 
 
 class Fit(v2.Transform):
