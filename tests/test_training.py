@@ -189,8 +189,8 @@ def test_smoothing_of_mixed_targets_is_timms():
     import numpy as np
 
     logits, target = torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
-    model = Namespace(auxiliaries=[])
-    ours = create_mixup(parse_args(["--mixup", "1", "--batch-size", "4"]), Classification(3), model)
+    model = Namespace(auxiliaries=[], task=Classification(3))
+    ours = create_mixup(parse_args(["--mixup", "1", "--batch-size", "4"]), model)
     np.random.seed(0)
     _, mixed = ours(torch.randn(4, 3, 8, 8), target)
     np.random.seed(0)
