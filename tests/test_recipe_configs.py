@@ -12,13 +12,20 @@ from man_zoo.results.sweep import read_sweep
 from man_zoo.runs.config import parse_args
 from man_zoo.runs.recipes import find_config, find_sweep
 from man_zoo.spec import make_spec, parse_name
+from man_zoo.tasks import settings_of
 
 CONFIGS = ROOT / "recipes" / "configs"
 CONFIG_NAMES = list(CONFIGS.rglob("*.yaml"))
 SWEEPS = sorted((ROOT / "recipes" / "sweeps").glob("*.yaml"))
 SWEEP_NAMES = [path.stem for path in SWEEPS]
 CITYSCAPES = sorted((CONFIGS / "cityscapes").glob("*.yaml"))
-DENSE = [*CITYSCAPES, *sorted((CONFIGS / "earth").glob("*.yaml"))]
+TASKS = {
+    "cityscapes": "segmentation",
+    "earth": "segmentation",
+    "coco": "detection",
+    "pasted_digits": "detection",
+}
+DENSE = [path for folder in TASKS for path in sorted((CONFIGS / folder).glob("*.yaml"))]
 CELLS = sorted({*CONFIGS.glob("*/**/*.yaml")} - {*DENSE})
 
 
@@ -42,8 +49,10 @@ def test_a_cell_is_a_model_of_the_zoo_on_its_data_set(path: Path) -> None:
 @pytest.mark.parametrize("path", DENSE, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_a_dense_cell_is_a_backbone_and_a_method(path: Path) -> None:
     args = parse_args(["-c", str(path)])
-    assert (args.task, args.dataset) == ("segmentation", path.parent.name)
-    keywords = {k: v for k, v in args.model_kwargs.items() if k != "output_stride"}
+    folder = path.parent.name
+    assert (args.task, args.dataset) == (TASKS[folder], folder)
+    others = {"output_stride", "channels", *settings_of(args.task)}  # timm's and the task's
+    keywords = {k: v for k, v in args.model_kwargs.items() if k not in others}
     spec = make_spec(args.model, args.method, args.k or 1, keywords, task=args.task)
     assert path.stem.startswith(spec.name)
 
