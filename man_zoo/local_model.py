@@ -11,14 +11,14 @@ from .auxiliary import MomentumLink, MomentumUnit
 from .auxiliary.auglocal import final_cuts
 from .auxiliary.build import build_auxiliaries
 from .auxiliary.momentum import first_units
-from .families import Units, list_units, map_shapes
+from .families import Units, list_units
 from .local_block import LocalBlock
 from .micro_batches import check_micro_batches, need_images
 from .recompute import UNITS, choose_recompute
 from .spec import LocalSpec
 from .split import block_ranges, choose_cuts
 from .step import LocalOutput, local_step
-from .tasks import Classification, Decoder, DenseHead, DenseNetwork, Task
+from .tasks import Classification, Decoder, DenseNetwork, Task, head_on, new_decoder
 from .undecayed import below_backbone, undecayed_names
 
 
@@ -74,8 +74,7 @@ class LocalModel(nn.Module):
         self._build()
 
     def _new_decoder(self) -> Decoder | None:
-        maps = map_shapes(self.backbone, self.input_size) if self.task.dense else ()
-        decoder = self.task.decoder(maps, self.input_size)
+        decoder = new_decoder(self.task, self.backbone, self.input_size)
         reference = next(self.backbone.parameters())
         return decoder and decoder.to(reference.device, reference.dtype).train(self.training)
 
@@ -116,9 +115,8 @@ class LocalModel(nn.Module):
         ]
 
     def _local_blocks(self, units: Units, ranges: Sequence[range]) -> list[LocalBlock]:
-        head = units.head if self.decoder is None else DenseHead(units, self.decoder)
         taps = () if self.decoder is None else self.decoder.taps
-        outputs = [*self.auxiliaries, head]
+        outputs = [*self.auxiliaries, head_on(units, self.decoder)]
         names = self.no_weight_decay()
         undecayed = [p for name, p in self.named_parameters() if name in names]
         return [

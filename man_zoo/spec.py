@@ -8,11 +8,12 @@ from typing import Any
 
 from .auxiliary import METHODS, MomentumSettings
 from .messages import unknown
+from .tasks import Classification
 
 OVERLAP = "overlap"
 WRAPPERS = ("man", "manpp", OVERLAP)
 END_TO_END = "e2e"
-CLASSIFICATION = "classification"
+CLASSIFICATION = Classification.name
 _SHARED_KEYWORDS = ("cuts", "head_norm", "recompute")
 _MOMENTUM_KEYWORDS = tuple(f.name for f in fields(MomentumSettings) if f.name != "scale")
 

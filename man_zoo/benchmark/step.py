@@ -55,12 +55,8 @@ def memory_batch(args: Namespace) -> int:
 
 def noise(model: LocalModel, setting: Setting) -> tuple[Tensor, Tensor]:
     """A batch of images ``(B, C, H, W)`` and their target for a model, where it is."""
-    device, count = next(model.parameters()).device, setting.batch_size
-    images = torch.randn(count, *model.input_size, device=device)
-    target = model.task.random_target(count, model.input_size[1:], device)
-    if setting.soft_target:
-        target = torch.rand(count, model.num_classes, device=device)
-    return images.contiguous(memory_format=setting.memory_format), target
+    device = next(model.parameters()).device
+    return setting.some_batch(setting.batch_size, model.input_size, model.task, device)
 
 
 def setting_of(args: Namespace, batch_size: int, device: str) -> Setting:

@@ -33,6 +33,8 @@ from ..training.evaluate import Loader, evaluate
 from ..training.report import percentages
 from ..weights import CONFIG
 
+Forward = Callable[[Tensor], list[Tensor]]
+
 DRAWN = 8  # images
 _PIXELS = ("mean", "std")
 _PREPROCESSING = ("input_size", *_PIXELS, "interpolation", "crop_pct")
@@ -100,22 +102,21 @@ def evaluate_weights(args: Namespace) -> dict[str, Any]:
     model = model.eval().to(accelerator.device, memory_format=torch.channels_last)
     forward = model.forward_exits if args.exits else lambda images: [model(images)]
     task: Task = getattr(model, "task", Classification(model.num_classes))
+    if args.picture and task.draw is None:
+        raise UserError("There is nothing to draw of the class of an image.")
     run = partial(evaluate, accelerator, task, outputs=len(model.blocks) if args.exits else 1)
     started = time.perf_counter()
+    kept: list[tuple[Tensor, Tensor]] = []
     if isinstance(task, Classification):
         result = _with_report(run, forward, loader, data)
     else:
-        result = run(forward, loader)
+        result = run(forward, _keeping(loader, data.val_count, kept) if args.picture else loader)
         result["report"] = _scores_of_classes(result, data)
     result["images_per_second"] = result["count"] / (time.perf_counter() - started)
     print(_render(args, result, data, model, task))
     if args.picture:
-        with user_errors():
-            _draw(args.picture, task, model, loader, data)
+        _draw(args.picture, task, model, kept, data)
     return result
-
-
-Forward = Callable[[Tensor], list[Tensor]]
 
 
 def _with_report(
@@ -139,21 +140,27 @@ def _with_report(
     return result | {"report": _per_class(torch.cat(targets), torch.cat(predictions), data)}
 
 
-def _spread(loader: Any, wanted: int, count: int) -> tuple[Tensor, Tensor]:
-    """So many images of a loader of ``count``, far from each other, and their target."""
+def _keeping(loader: Loader, count: int, kept: list[tuple[Tensor, Tensor]]) -> Loader:
+    """The batches of ``count`` images, some of which are kept, far from each other."""
+    wanted = min(DRAWN, count)
     chosen = [(2 * i + 1) * count // (2 * wanted) for i in range(wanted)]
-    pairs = (pair for batch in loader for pair in zip(*batch, strict=True))
-    found = [pair for i, pair in enumerate(pairs) if i in chosen]
-    images, target = (torch.stack(part) for part in zip(*found, strict=True))
-    return images, target
+    seen = 0
+    for images, target in loader:
+        kept += [
+            pair for i, pair in enumerate(zip(images, target, strict=True), seen) if i in chosen
+        ]
+        seen += len(images)
+        yield images, target
 
 
 @torch.no_grad()
-def _draw(path: Path, task: Task, model: nn.Module, loader: Any, data: LoaderInfo) -> None:
-    images, target = _spread(loader, min(DRAWN, data.val_count), data.val_count)
-    names = data.class_names or [str(i) for i in range(data.num_classes)]
-    picture = task.draw(images.cpu(), target.cpu(), model(images).cpu(), names, data.mean, data.std)
-    save_picture(picture, path)
+def _draw(
+    path: Path, task: Task, model: nn.Module, kept: list[tuple[Tensor, Tensor]], data: LoaderInfo
+) -> None:
+    assert task.draw is not None
+    images, target = (torch.stack(part) for part in zip(*kept, strict=True))
+    columns = [target.cpu(), task.drawable(model(images).cpu())]
+    save_picture(task.draw(images.cpu(), columns, data.names, data.mean, data.std), path)
 
 
 def _scores_of_classes(result: dict[str, Any], data: LoaderInfo) -> str:
@@ -163,8 +170,7 @@ def _scores_of_classes(result: dict[str, Any], data: LoaderInfo) -> str:
         for key, scores in result.items()
         if isinstance(scores, list) and key != "exits"
     }
-    names = data.class_names or [str(i) for i in range(data.num_classes)]
-    return table(["class", *of_classes], list(zip(names, *of_classes.values(), strict=True)))
+    return table(["class", *of_classes], list(zip(data.names, *of_classes.values(), strict=True)))
 
 
 @torch.no_grad()
@@ -219,7 +225,7 @@ def _per_class(target: Tensor, predicted: Tensor, data: LoaderInfo) -> str:
         target.cpu(),
         predicted.cpu(),
         labels=range(data.num_classes),
-        target_names=data.class_names or [str(i) for i in range(data.num_classes)],
+        target_names=data.names,
         digits=4,
         zero_division=0,
     )

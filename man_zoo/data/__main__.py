@@ -4,13 +4,13 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
 
 from ..console import Parser, UserError, exit_status, output_file, user_errors
 from ..console.numbers import seed
-from ..tasks.pictures import draw_boxes, draw_masks, save_picture
+from ..tasks import TASKS
+from ..tasks.pictures import save_picture
 from .flags import add_data_args
 from .info import LoaderInfo
 from .loaders import create_loaders
@@ -56,12 +56,11 @@ def draw(path: Path, loader: MemoryLoader | StreamLoader, info: LoaderInfo) -> N
     Raises:
         UserError: If all that is known is a class.
     """
-    kinds: dict[str, Any] = {"segmentation": draw_masks, "detection": draw_boxes}
-    if info.task not in kinds:
+    drawn = TASKS[info.task].draw
+    if drawn is None:
         raise UserError("--picture is for segmentation and detection; expected --task of these.")
     images, target = (batch[:_SHOWN] for batch in next(iter(loader)))
-    names = info.class_names or tuple(map(str, range(info.num_classes)))
-    save_picture(kinds[info.task](images, [target], names, info.mean, info.std), path)
+    save_picture(drawn(images, [target], info.names, info.mean, info.std), path)
 
 
 def main(argv: Sequence[str] | None = None, program: str = "python -m man_zoo.data") -> int:

@@ -98,6 +98,11 @@ class LoaderInfo:
     full_size: tuple[int, int] | None = None
     boxes: int | None = None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One a class: its number where the data do not say."""
+        return (*self.class_names, *map(str, range(len(self.class_names), self.num_classes)))
+
 
 _CIFAR: dict[str, Any] = {
     "mean": (125.3 / 255, 123.0 / 255, 113.9 / 255),

@@ -38,8 +38,9 @@ def export_run(
 ) -> Path:
     """Write ``model.safetensors``, ``config.json`` and ``README.md``, all or nothing.
 
-    The weights are the backbone's alone; a decoder's are in ``decoder.safetensors``. What the zoo knows of them (name, tag, cuts, metrics) is
-    under ``"man_zoo"`` in ``config.json``, where timm does not look.
+    The weights are the backbone's alone; a decoder's are in ``decoder.safetensors``. What the zoo
+    knows of them (name, tag, cuts, metrics) is under ``"man_zoo"`` in ``config.json``, where timm
+    does not look.
 
     Args:
         run: A run folder of the training recipe.

@@ -23,9 +23,9 @@ from ..micro_batches import check_micro_batches, need_images
 from ..recompute import run
 from ..spec import LocalSpec
 from ..target import acting_as
-from ..tasks import Classification, Task
+from ..tasks import Classification, Task, head_on
 from .arithmetic import Arithmetic
-from .dense import head_on, held, measure_head
+from .dense import held, measure_head
 from .optimizer import OptimizerCost, create_optimizer, optimizer_cost, steps_at_once
 from .piece import Forward, Piece, bytes_of, measure_bytes, without_data
 from .setting import Setting

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..families import Units, map_shapes
-from ..tasks import Decoder, DenseHead, DenseNetwork, Task
+from ..families import Units
+from ..tasks import DenseNetwork, Task, head_on, new_decoder
 from .piece import Piece
 from .signature import signature
 
@@ -26,15 +26,9 @@ if TYPE_CHECKING:
 
 def network_of(backbone: Any, task: Task, input_size: tuple[int, int, int]) -> nn.Module:
     """What is trained end to end: the backbone, for a dense task with a decoder on ``meta``."""
-    maps = map_shapes(backbone, input_size) if task.dense else ()
     with torch.device("meta"):
-        decoder = task.decoder(maps, input_size)
+        decoder = new_decoder(task, backbone, input_size)
     return backbone if decoder is None else DenseNetwork(backbone, decoder, task)
-
-
-def head_on(units: Units, decoder: Decoder | None) -> nn.Module:
-    """What follows the units: the backbone's head, or a decoder."""
-    return units.head if decoder is None else DenseHead(units, decoder)
 
 
 def measure_head(model: CostModel, own: int) -> Piece:

@@ -46,7 +46,7 @@ def result_of(run: Path, name: str) -> dict[str, Any]:
         scores = TASKS[data.task].percent
         ended = {key: summary[key] for key in ("model", *scores, "blocks", "exits")}
         of_classes = {
-            key: dict(zip(data.class_names, values, strict=True))
+            key: dict(zip(data.names, values, strict=True))
             for key, values in summary.items()
             if isinstance(values, list) and key not in (*ended, "losses")
         }

@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from timm.data import Mixup
 from torch import Tensor, nn
 
+from .pictures import Draw
 from .tally import Sums, added
 from .task import ExitSite
 
@@ -29,6 +29,7 @@ class Classification:
     percent: ClassVar[Mapping[str, str]] = {"top1": "top-1", "top5": "top-5"}
     usual_classes: ClassVar[int] = 1000  # ImageNet
     dense: ClassVar[bool] = False
+    draw: ClassVar[Draw | None] = None
 
     @staticmethod
     def target(label: Any) -> int:
@@ -103,10 +104,6 @@ class Classification:
         top1, top5, loss = (sums / count).tolist()
         return {"top1": 100 * top1, "top5": 100 * top5, "loss": loss}
 
-    def draw(self, *_: Any) -> Image.Image:
-        """Nothing.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError("There is nothing to draw of the class of an image.")
+    def drawable(self, prediction: Tensor) -> Tensor:
+        """Classes ``(B,)``, which nothing draws."""
+        return prediction.argmax(1)

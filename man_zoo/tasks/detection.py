@@ -6,7 +6,6 @@ from functools import cache
 from typing import Any, ClassVar, Self
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import detection
 
@@ -14,7 +13,7 @@ from ..messages import unknown
 from .decoder import Exit
 from .detection_loss import DetectionLoss
 from .mean_average_precision import mean_average_precision
-from .pictures import draw_boxes
+from .pictures import Draw, draw_boxes
 from .retinanet import GROUPS, Anchors, Design, LevelHead, RetinaNet
 from .task import ExitSite
 
@@ -53,6 +52,7 @@ class Detection:
     usual_classes: ClassVar[int] = 80  # COCO
     dense: ClassVar[bool] = True
     decoders: ClassVar[tuple[str, ...]] = ("retinanet", "retinanet_v2")
+    draw: ClassVar[Draw | None] = staticmethod(draw_boxes)
 
     def __post_init__(self) -> None:
         if self.kind not in self.decoders:
@@ -161,18 +161,9 @@ class Detection:
         scores = mean_average_precision(found, truth, self.num_classes)
         return scores | {"loss": sum(tally.loss for tally in tallies) / len(truth)}
 
-    def draw(
-        self,
-        images: Tensor,
-        target: Tensor,
-        prediction: Tensor,
-        names: Sequence[str],
-        mean: Sequence[float],
-        std: Sequence[float],
-    ) -> Image.Image:
-        """Boxes with names; of those that were found the ones that are rather there than not."""
-        found = [rows[rows[:, 4] > LIKELY] for rows in self.found(prediction)]
-        return draw_boxes(images, [list(target), found], names, mean, std)
+    def drawable(self, prediction: Tensor) -> list[Tensor]:
+        """Of :meth:`found`, what is rather there than not."""
+        return [rows[rows[:, 4] > LIKELY] for rows in self.found(prediction)]
 
     def found(self, prediction: Tensor) -> list[Tensor]:
         """:meth:`detections` as rows of x1, y1, x2, y2, score, class, on the CPU."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..families import Units, list_units
+from ..families import Units, list_units, map_shapes
 from ..recompute import WHOLE, run
 from .decoder import Decoder
 from .task import Task
@@ -33,6 +33,23 @@ class DenseHead(nn.Module):
         """The prediction, from the last unit's output and the tapped ones."""
         stream, *taps = as_list(features)
         return self.decoder([self.layout.to_map(h) for h in (*taps, self.tail(stream))])
+
+
+def head_on(units: Units, decoder: Decoder | None) -> nn.Module:
+    """What follows the units: the backbone's head, or a decoder."""
+    return units.head if decoder is None else DenseHead(units, decoder)
+
+
+def new_decoder(
+    task: Task, backbone: nn.Module, input_size: tuple[int, int, int]
+) -> Decoder | None:
+    """The task's decoder for a backbone and images ``(channels, height, width)``, if it has one.
+
+    Raises:
+        ValueError: For a backbone whose maps it cannot stand on.
+    """
+    maps = map_shapes(backbone, input_size) if task.dense else ()
+    return task.decoder(maps, input_size)
 
 
 class DenseNetwork(nn.Module):

@@ -16,6 +16,9 @@ from ..console.picture import COLOURS
 from .iou import IGNORED
 from .mean_average_precision import NO_BOX
 
+Draw = Callable[..., Image.Image]
+"""As :func:`draw_masks` and :func:`draw_boxes`."""
+
 _SIDE = 256  # pixels, about, that a smaller image is enlarged to
 _TEXT = 14  # pixels
 _GAP = 6

@@ -6,13 +6,12 @@ from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from ..messages import unknown
 from .decoder import Decoder, Exit
 from .iou import IGNORED, boundary_counts, boundary_iou, confusion, iou
-from .pictures import draw_masks
+from .pictures import Draw, draw_masks
 from .segmentation_decoders import DECODERS
 from .tally import Sums, added
 from .task import ExitSite
@@ -39,6 +38,7 @@ class Segmentation:
     usual_classes: ClassVar[int] = 19  # Cityscapes
     dense: ClassVar[bool] = True
     decoders: ClassVar[tuple[str, ...]] = tuple(DECODERS)
+    draw: ClassVar[Draw | None] = staticmethod(draw_masks)
 
     def __post_init__(self) -> None:
         if self.kind not in DECODERS:
@@ -133,17 +133,9 @@ class Segmentation:
             "loss": (sums[-1, 0] / count).item(),
         }
 
-    def draw(
-        self,
-        images: Tensor,
-        target: Tensor,
-        prediction: Tensor,
-        names: Sequence[str],
-        mean: Sequence[float],
-        std: Sequence[float],
-    ) -> Image.Image:
-        """The classes' colours over the image."""
-        return draw_masks(images, [target, prediction.argmax(1)], names, mean, std)
+    def drawable(self, prediction: Tensor) -> Tensor:
+        """Classes ``(B, H, W)``."""
+        return prediction.argmax(1)
 
 
 class PixelLoss(nn.Module):

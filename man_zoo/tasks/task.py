@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from .decoder import Decoder, Exit
+from .pictures import Draw
 from .tally import Tally
 
 
@@ -117,25 +117,14 @@ class Task(Protocol):
         A number, or for a score that every class has of its own a list of them.
         """
 
-    def draw(
-        self,
-        images: Tensor,
-        target: Tensor,
-        prediction: Tensor,
-        names: Sequence[str],
-        mean: Sequence[float],
-        std: Sequence[float],
-    ) -> Image.Image:
-        """A row an image: itself, what is true, what is predicted.
+    # Pictures -------------------------------------------------------------------------------------
+
+    draw: ClassVar[Draw | None]
+    """Draws images with targets, or what :meth:`drawable` makes, beside them, if there is such."""
+
+    def drawable(self, prediction: Tensor) -> Any:
+        """What ``draw`` takes in a target's place.
 
         Args:
-            images: ``(B, C, H, W)``, normalised.
-            target: Of them.
             prediction: As :meth:`to_image` gives it.
-            names: Of the classes.
-            mean: That the images are normalised with.
-            std: The same.
-
-        Raises:
-            ValueError: If the task has nothing to draw.
         """

@@ -150,7 +150,7 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
                 progress.advance(record["losses"], record.get(f"val_{task.main_score}"))
                 so_far.begin()
                 accelerator.log(
-                    {"epoch": progress.epoch, **numbers(record, data.class_names)},
+                    {"epoch": progress.epoch, **numbers(record, data.names)},
                     step=trainer.updates,
                 )
                 checkpoints.save()
@@ -254,7 +254,7 @@ def train_epoch(
     return {**so_far.record}
 
 
-def numbers(record: dict[str, Any], class_names: Sequence[str]) -> dict[str, float]:
+def numbers(record: dict[str, Any], names: Sequence[str]) -> dict[str, float]:
     """A record as trackers take it: one number a block in ``losses``, one a class elsewhere."""
     found = {f"loss_block{j + 1}": loss for j, loss in enumerate(record["losses"])}
     for key, value in record.items():
@@ -263,7 +263,7 @@ def numbers(record: dict[str, Any], class_names: Sequence[str]) -> dict[str, flo
         elif key != "losses":
             found |= {
                 f"{key}_{name}": of_class
-                for name, of_class in zip(class_names, value, strict=True)
+                for name, of_class in zip(names, value, strict=True)
                 if not math.isnan(of_class)
             }
     return found

@@ -18,8 +18,6 @@ _NOT_DENSE = (
     *("scale", "ratio", "crop_padding", "padding_mode", "vflip", "aa", "reprob", "crop_pct"),
     *("interpolation", "class_map", "input_key", "target_key"),
 )
-
-
 _ONLY_DENSE = ("full_size", "scale_jitter")
 
 

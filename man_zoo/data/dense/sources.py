@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import binary_fill_holes
 from torchvision.datasets import FashionMNIST
 
 from ...messages import unknown
@@ -104,5 +103,8 @@ def _ink(scan: Image.Image) -> Image.Image:
 
 
 def _cloth(pixels: np.ndarray) -> Image.Image:
+    # Here, because every command would import it.
+    from scipy.ndimage import binary_fill_holes
+
     outline = binary_fill_holes(pixels > 32).astype(np.uint8) * 255
     return Image.merge("LA", (Image.fromarray(pixels), Image.fromarray(outline)))
