@@ -63,7 +63,6 @@ class LiveBytes(TorchDispatchMode):
         self.current = 0
         self.peak = 0
         self._seen: dict[int, tuple[weakref.ref, int]] = {}
-        self._pinned: set[int] = set()
 
     def track(self, *things: object) -> LiveBytes:
         """Count the tensors of modules, optimizers, tensors and containers of these."""
@@ -75,17 +74,13 @@ class LiveBytes(TorchDispatchMode):
         """Let the peak start again from what is alive now."""
         self.peak = self.current
 
-    def pin(self, tensor: Tensor) -> None:
-        """Count a tensor from here to the end, as if somebody kept it."""
-        self._see(tensor)
-        self._pinned.add(id(tensor.untyped_storage()))
-
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        self.track(args, kwargs, out)
+        for tensor in _of_call((*args, *kwargs.values(), out)):
+            self._see(tensor)
         return out
 
     def _see(self, tensor: Tensor) -> None:
@@ -94,24 +89,34 @@ class LiveBytes(TorchDispatchMode):
         PyTorch keeps the Python object of a storage for as long as the storage lives, so its id
         is its identity and its weak reference dies with the bytes, whoever held them.
         """
-        if tensor.device.type == "meta":  # has a shape, but no bytes
-            return
         storage = tensor.untyped_storage()
         key, size = id(storage), storage.nbytes()
         if key in self._seen:
             ref, known = self._seen[key]
+            if size == known:
+                return
+        elif tensor.device.type == "meta":  # has a shape, but no bytes
+            return
         else:
             ref, known = weakref.ref(storage, lambda _: self._forget(key)), 0
         self._seen[key] = ref, size
-        self.current += size - known
+        self._add(size - known)
+
+    def _add(self, size: int) -> None:
+        self.current += size
         self.peak = max(self.peak, self.current)
 
     def _forget(self, key: int) -> None:
-        size = self._seen.pop(key)[1]
-        if key in self._pinned:
-            self._pinned.remove(key)  # the id may be given to another storage now
-        else:
-            self.current -= size
+        self._add(-self._seen.pop(key)[1])
+
+
+def _of_call(values: Iterable[object]) -> Iterator[Tensor]:
+    """The tensors among an operator's arguments and results, which nest no deeper than a list."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from (inner for inner in value if isinstance(inner, Tensor))
 
 
 def tensors_of(things: object) -> Iterator[Tensor]:

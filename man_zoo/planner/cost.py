@@ -24,10 +24,9 @@ from ..recompute import run
 from ..spec import LocalSpec
 from ..target import acting_as
 from ..tasks import Classification, Task, head_on
-from .arithmetic import Arithmetic
 from .dense import held, measure_head
 from .optimizer import OptimizerCost, create_optimizer, optimizer_cost, steps_at_once
-from .piece import Forward, Piece, bytes_of, measure_bytes, without_data
+from .piece import Forward, Piece, bytes_of, measure_piece, same_mode, without_data
 from .setting import Setting
 from .signature import signature
 
@@ -126,6 +125,7 @@ class CostModel:
             recompute: Mode in which it is recomputed in backward, if it is.
         """
         shared = first and self.shared_bytes(i) > 0
+        recompute = same_mode(recompute, lambda: self.unit(i, first=first, recompute=None))
 
         def measure() -> Piece:
             piece = self._unit(i, first, recompute, shared)
@@ -184,6 +184,7 @@ class CostModel:
         if cut == len(self.units) - 1:
             own = sum(tap >= start for tap in self.taps)
             return remember(self.of_units, ("head", own), lambda: measure_head(self, own))
+        recompute = same_mode(recompute, lambda: self.output(cut, place, None))
         return remember(
             self.of_auxiliaries,
             ("output", cut, place, recompute),
@@ -258,8 +259,8 @@ class CostModel:
         def fake(h: Tensor) -> Tensor:
             return forward(module, h, self._images, self._target)
 
-        with self._step(), Arithmetic() as arithmetic:
-            piece = measure_bytes(
+        with self._step():
+            piece = measure_piece(
                 module,
                 fake,
                 x,
@@ -280,7 +281,7 @@ class CostModel:
             piece,
             there=0 if gradients else self._there(module, *beside),
             temporaries=self.optimizer(module).temporaries,
-            flops=self._of_batch(arithmetic.flops),
+            flops=self._of_batch(piece.flops),
             seconds=seconds * self.setting.batch_size / self.setting.slice_size,
         )
 

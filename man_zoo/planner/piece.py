@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..meter import LiveBytes
+from ..recompute import WHERE_NOTHING_WIDENS
+from .piece_meter import PieceMeter
 
 # A piece run: itself, its input, images and target in; its output or loss out.
 Forward = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
@@ -34,6 +35,7 @@ class Piece:
         there: The same where another slice of the batch has left them before this piece runs.
         temporaries: Most that the optimizer has alive while it steps.
         flops: Forward, backward and recomputed.
+        widens: Whether a product of its forward pass is larger than all that it is made of.
         seconds: The same and the update, on the device at hand; 0 where nobody timed it.
     """
 
@@ -48,6 +50,7 @@ class Piece:
     there: int
     temporaries: int
     flops: int
+    widens: bool
     seconds: float = 0.0
 
     @property
@@ -69,7 +72,7 @@ class Piece:
         )
 
 
-def measure_bytes(
+def measure_piece(
     module: nn.Module,
     forward: Callable[[Tensor], Tensor],
     like: Tensor,
@@ -80,7 +83,7 @@ def measure_bytes(
     gradients: bool = False,
     beside: Sequence[nn.Module] = (),
 ) -> Piece:
-    """The bytes of a piece; arithmetic, optimizer and other slices' gradients are left at 0.
+    """Bytes and arithmetic of a piece; optimizer and other slices' gradients are left at 0.
 
     Args:
         module: Whose parameters get gradients.
@@ -97,27 +100,22 @@ def measure_bytes(
         for p in touched.parameters():
             p.grad = torch.empty_like(p) if p.requires_grad else None
     seed = like.new_zeros((), requires_grad=differentiable)
-    # The input comes and goes as in a step; for two of the three it counts to the end.
-    with LiveBytes() as coming, LiveBytes() as live, LiveBytes() as holding:
+    with PieceMeter() as meter:
         x = _Source.apply(seed, like)
-        for meter in (coming, live, holding):
-            meter.track(touched, x, *kept)
-        for meter in (live, holding):
-            meter.pin(x)
-        before = live.current
+        meter.track(touched, *kept).keep_input(x)
+        before = meter.current
         with autocast():
             y = forward(x)
-            within = live.current
-        forward_peak, alive = live.peak - before, live.current - before
-        holding.pin(y)
+            within, widens = meter.with_input, meter.widens
+        forward_peak, alive = meter.peak - before, meter.with_input - before
+        meter.keep_output(y)
         passed_on = y.untyped_storage() is x.untyped_storage()
         loss = _Sink.apply(y) if y.ndim else y
         del y
-        saved, with_input = live.current - before, coming.current
+        saved, input_too = meter.with_input - before, meter.current
         del x
-        saves_input = passed_on or coming.current == with_input
-        for meter in (live, holding):
-            meter.reset_peak()
+        saves_input = passed_on or meter.current == input_too
+        meter.reset_peak()
         loss.backward()
     grown = [p.grad for p in module.parameters() if p.grad is not None and not gradients]
     touched.zero_grad()
@@ -127,12 +125,13 @@ def measure_bytes(
         saves_input=saves_input,
         cached=within - before - alive,
         forward_peak=forward_peak,
-        backward_peak=live.peak - before,
-        held_peak=holding.peak - before,
+        backward_peak=meter.peak - before,
+        held_peak=meter.held_peak - before,
         gradients=sum(map(bytes_of, grown)),
         there=0,
         temporaries=0,
-        flops=0,
+        flops=meter.flops,
+        widens=widens,
     )
 
 
@@ -184,6 +183,13 @@ def without_data(
     memo: dict[int, Any] = {id(b): empty(b) for b in module.buffers()}
     memo |= {id(p): nn.Parameter(empty(p), p.requires_grad) for p in module.parameters()}
     return copy.deepcopy(module, memo | dict(instead or {}))
+
+
+def same_mode(recompute: str | None, plain: Callable[[], Piece]) -> str | None:
+    """The first of the modes that are the same for a piece, which costs ``plain()`` in none."""
+    if recompute not in WHERE_NOTHING_WIDENS or plain().widens:
+        return recompute
+    return WHERE_NOTHING_WIDENS[recompute]
 
 
 def bytes_of(tensor: Tensor) -> int:

@@ -6,17 +6,20 @@ separate stretches, so that no two of them are ever alive together. Results stay
 bit for bit. In a compiled block the parts that are recomputed run uncompiled.
 """
 
-from .modes import MODES, WHOLE, buffers_untouched, modes_of, run
+from .modes import MODES, WHERE_NOTHING_WIDENS, WHOLE, buffers_untouched, modes_of, run
 from .names import AUXILIARIES, UNITS, choose_recompute, recompute_name
+from .replay import widens
 
 __all__ = [
     "AUXILIARIES",
     "MODES",
     "UNITS",
+    "WHERE_NOTHING_WIDENS",
     "WHOLE",
     "buffers_untouched",
     "choose_recompute",
     "modes_of",
     "recompute_name",
     "run",
+    "widens",
 ]

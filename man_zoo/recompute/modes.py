@@ -60,6 +60,9 @@ WHOLE = "all"
 # From the least that runs again to the most.
 MODES = ("selective", "attention", "mlp", "expansions", "stepwise", "sparing", WHOLE)
 
+# What a mode is where no product is larger than all that it is made of.
+WHERE_NOTHING_WIDENS = {"expansions": "selective", "sparing": "stepwise"}
+
 
 def modes_of(module: nn.Module) -> tuple[str, ...]:
     """The modes that a module has."""

@@ -13,17 +13,19 @@ twice, and no random number is drawn twice, because what was drawn is kept.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
+
+T = TypeVar("T")
 
 # Whether to keep what an operator made: ``(operator, arguments, result) -> bool``.
 Policy = Callable[[Any, tuple[Any, ...], Tensor], bool]
@@ -72,16 +74,17 @@ class Replay(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is torch.ops.aten.detach.default:  # autograd, about to keep a tensor
             return func(*args, **kwargs)
-        values = tree_map_only(Tensor, self._value, (args, kwargs))
+        values = _changed(args, Tensor, self._value)
+        named = dict(zip(kwargs, _changed(kwargs.values(), Tensor, self._value), strict=True))
         written = [args[i] for i in _written(func)]
         for tensor in written:
             self._overwrite(tensor)
         out = func(*args, **kwargs)
-        if not written or _is_own(values[0][0], written[0]):
+        if not written or _is_own(values[0], written[0]):
             for index, result in enumerate(out if isinstance(out, tuple | list) else (out,)):
                 if isinstance(result, Tensor) and not self.keeps(func, args, result):
                     brief = self.sparing and widens(func, args, result)
-                    self._record(result, Made(func, values[0], values[1], index, brief=brief))
+                    self._record(result, Made(func, values, named, index, brief=brief))
         return out
 
     def _value(self, tensor: Tensor) -> Tensor | Made:
@@ -127,7 +130,7 @@ class Made:
 
     def kept_arguments(self) -> list[Tensor]:
         """Tensors that it is made of."""
-        return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+        return list(_leaves((*self.args, *self.kwargs.values()), Tensor))
 
     def keep(self, tensor: Tensor) -> Tensor:
         """Hold the tensor, and what it was made of no longer."""
@@ -169,11 +172,14 @@ class Made:
         args: tuple[Any, ...] = self.args
         if _written(self.func):
             args = (args[0]._own(products), *args[1:])
-        args, kwargs = tree_map_only(
-            Made, lambda value: value._passing(products), (args, self.kwargs)
-        )
+
+        def passing(value: Made) -> Tensor:
+            return value._passing(products)
+
+        args = _changed(args, Made, passing)
+        named = zip(self.kwargs, _changed(self.kwargs.values(), Made, passing), strict=True)
         with torch.no_grad():
-            out = self.func(*args, **kwargs)
+            out = self.func(*args, **dict(named))
         return out[self.index] if isinstance(out, tuple | list) else out
 
     def _versions(self) -> int:
@@ -194,6 +200,28 @@ def _is_own(value: Tensor | Made, tensor: Tensor) -> bool:
     return isinstance(value, Made) and whole and not _is_view(value.func)
 
 
+# Arguments, which nest no deeper than a list: torch's pytree takes far longer ---------------------
+
+
+def _leaves(values: Iterable[Any], kind: type[T]) -> Iterator[T]:
+    for value in values:
+        if isinstance(value, kind):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _leaves(value, kind)
+
+
+def _changed(values: Iterable[Any], kind: type[T], change: Callable[[T], Any]) -> tuple[Any, ...]:
+    return tuple(
+        change(value)
+        if isinstance(value, kind)
+        else [change(inner) if isinstance(inner, kind) else inner for inner in value]
+        if isinstance(value, list | tuple)
+        else value
+        for value in values
+    )
+
+
 # Operators ----------------------------------------------------------------------------------------
 
 
@@ -204,9 +232,10 @@ def is_product(func: Any) -> bool:
 
 
 def widens(func: Any, args: tuple[Any, ...], result: Tensor) -> bool:
-    """Whether a product is larger than all that it is made of."""
-    read = (arg.numel() for arg in args if isinstance(arg, Tensor))
-    return is_product(func) and result.numel() > max(read)
+    """Whether it is a product larger than all that it is made of."""
+    if not is_product(func):
+        return False
+    return result.numel() > max(arg.numel() for arg in args if isinstance(arg, Tensor))
 
 
 def is_random(func: Any, args: tuple[Any, ...]) -> bool:
