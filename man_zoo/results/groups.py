@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from functools import reduce
+from operator import getitem
+from statistics import mean, median
 from typing import Any
 
 from ..messages import unknown
@@ -35,15 +37,20 @@ class Group:
         """Mean top-1 in percent."""
         return mean(self.tops)
 
-    @property
-    def spread(self) -> float | None:
-        """Standard deviation of top-1 over the seeds (n - 1), in points; ``None`` for one seed."""
-        return stdev(self.tops) if len(self.lines) > 1 else None
+    def scores(self, *keys: str) -> list[float]:
+        """A score of every seed, ``"miou"`` or that of one class, ``"iou", "lake"``."""
+        return [reduce(getitem, keys, line) for line in self.lines]
 
     @property
     def seconds(self) -> float:
-        """Mean time of training, in seconds."""
-        return mean(line["seconds"] for line in self.lines)
+        """Mean time of training, in seconds: what it takes if every epoch takes the median one's.
+
+        What else the machine did in some of them does not count then.
+        """
+        return mean(
+            len(line["epochs"]) * median(epoch["seconds"] for epoch in line["epochs"])
+            for line in self.lines
+        )
 
     @property
     def epochs(self) -> int:

@@ -43,6 +43,7 @@ class Page:
             setting=tables.setting,
             methods=tables.methods,
             ablation=tables.ablation,
+            scores=tables.scores,
             published=partial(tables.published, docs.parent / "recipes" / "configs"),
             analysis=json.loads((docs / "results" / "analysis.json").read_text()),
             depths=tables.depths,

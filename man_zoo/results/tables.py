@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from .groups import Group, Groups
@@ -16,11 +17,11 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def accuracy(group: Group) -> str:
+def spread(values: Sequence[float]) -> str:
     """``51.22`` of one seed, ``51.22 ± 0.40 (3)`` of three."""
-    if group.spread is None:
-        return f"{group.top1:.2f}"
-    return f"{group.top1:.2f} ± {group.spread:.2f} ({len(group.lines)})"
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{mean(values):.2f} ± {stdev(values):.2f} ({len(values)})"
 
 
 def setting(group: Group) -> str:
@@ -62,7 +63,7 @@ def methods(groups: Groups, rows: Sequence[tuple[str, str]], baseline: str) -> s
         if name in CIFAR10_ERROR:
             error = CIFAR10_ERROR[name]
             theirs = f"{100 - error:.2f}", f"{CIFAR10_ERROR[baseline] - error:+.2f}"
-        body.append((label, f"`{name}`", accuracy(group), ours, *theirs, *_cost(group, e2e)))
+        body.append((label, f"`{name}`", spread(group.tops), ours, *theirs, *_cost(group, e2e)))
     header = ("method", "config", "top-1 %", "to e2e", "published top-1 %", "to e2e", *_COST)
     return markdown(header, body)
 
@@ -81,8 +82,30 @@ def ablation(groups: Groups, rows: Sequence[tuple[str, str, str]], baseline: str
         if longer:
             more = f"{groups[longer].top1:.2f} ({groups[longer].epochs} epochs)"
         group = groups[name]
-        body.append((label, accuracy(group), *_cost(group, groups[baseline]), more))
+        body.append((label, spread(group.tops), *_cost(group, groups[baseline]), more))
     return markdown(("", "top-1 %", *_COST, "top-1 % at equal arithmetic"), body)
+
+
+def scores(
+    groups: Groups,
+    rows: Sequence[tuple[str, str]],
+    columns: Sequence[tuple[str, Sequence[str]]],
+    baseline: str,
+) -> str:
+    """Scores of a dense task, and what each row cost.
+
+    Args:
+        groups: The results.
+        rows: Label and name of each row.
+        columns: Header and keys of each score, as :meth:`Group.scores` takes them.
+        baseline: Name of end to end.
+    """
+    body = []
+    for label, name in rows:
+        group = groups[name]
+        found = [spread(group.scores(*keys)) for _, keys in columns]
+        body.append((label, f"`{name}`", *found, *_cost(group, groups[baseline])))
+    return markdown(("", "config", *(header for header, _ in columns), *_COST), body)
 
 
 _COST = ("peak MiB", "arithmetic", "s")
