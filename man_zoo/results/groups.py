@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import getitem
 from statistics import mean, median
 from typing import Any
 
@@ -39,7 +37,10 @@ class Group:
 
     def scores(self, *keys: str) -> list[float]:
         """A score of every seed, ``"miou"`` or that of one class, ``"iou", "lake"``."""
-        return [reduce(getitem, keys, line) for line in self.lines]
+        found: list[Any] = list(self.lines)
+        for key in keys:
+            found = [values[key] for values in found]
+        return found
 
     @property
     def seconds(self) -> float:
