@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -16,11 +17,17 @@ from ..analysis.pictures import PICTURES
 from ..console import write_text
 from ..console.picture import digest, digest_of
 from . import pictures, tables
-from .groups import Groups
+from .groups import Group, Groups
 from .records import read_results
 from .sweep import read_sweep
 
 TEMPLATE, PAGE = Path("results/page.md.jinja"), Path("results.md")
+
+
+def _points(one: Group, other: Group, *keys: str) -> str:
+    """How far a score's mean is from another's; top-1 where no keys are given."""
+    ours, theirs = (mean(group.scores(*(keys or ("top1",)))) for group in (one, other))
+    return f"{ours - theirs:+.2f}"
 
 
 class Page:
@@ -38,7 +45,7 @@ class Page:
             results=self._results,
             not_run=self._not_run,
             top1=lambda group: f"{group.top1:.2f}",
-            points=lambda one, other: f"{one.top1 - other.top1:+.2f}",
+            points=_points,
             widest=Groups.widest,
             setting=tables.setting,
             methods=tables.methods,
