@@ -45,6 +45,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from .operands import tensors_among
+
 T = TypeVar("T")
 
 
@@ -79,7 +81,7 @@ class LiveBytes(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        for tensor in _of_call((*args, *kwargs.values(), out)):
+        for tensor in tensors_among((*args, *kwargs.values(), out)):
             self._see(tensor)
         return out
 
@@ -108,15 +110,6 @@ class LiveBytes(TorchDispatchMode):
 
     def _forget(self, key: int) -> None:
         self._add(-self._seen.pop(key)[1])
-
-
-def _of_call(values: Iterable[object]) -> Iterator[Tensor]:
-    """The tensors among an operator's arguments and results, which nest no deeper than a list."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from (inner for inner in value if isinstance(inner, Tensor))
 
 
 def tensors_of(things: object) -> Iterator[Tensor]:

@@ -119,7 +119,11 @@ def test_a_name_that_there_is_not_is_a_sentence(find, name: str, sentence: str) 
 def test_a_sweep_is_understood(path: Path, tmp_path) -> None:
     results, runs = read_sweep(path, tmp_path, [])
     assert results.parent == ROOT / "docs" / "results"
-    assert len({(run.name, run.seed) for run in runs}) == len(runs) > 2
+    assert (
+        len({(run.name, run.seed) for run in runs})
+        == len(runs)
+        > (2 if path.stem == "pasted_digits" else 5)
+    )
 
 
 def test_the_sweep_of_the_published_table_has_every_cell_of_it(tmp_path) -> None:

@@ -96,6 +96,7 @@ def groups() -> Groups:
 def test_seeds_are_taken_together(groups) -> None:
     group = groups["resnet32_dgl_k16"]
     assert (group.top1, tables.spread(group.tops)) == (71.0, "71.00 ± 1.00 (3)")
+    assert tables.spread(groups["resnet32_e2e_k1"].tops) == "80.00"
     assert group.exits == [10.0, 71.0]
     assert group.arithmetic == 3 * 100 * 5.0
     assert group.seconds == 3 * 30  # of an epoch that nothing else disturbed

@@ -13,7 +13,7 @@ twice, and no random number is drawn twice, because what was drawn is kept.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar
 
@@ -24,6 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
+
+from ..operands import tensors_among
 
 T = TypeVar("T")
 
@@ -74,8 +76,8 @@ class Replay(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is torch.ops.aten.detach.default:  # autograd, about to keep a tensor
             return func(*args, **kwargs)
-        values = _changed(args, Tensor, self._value)
-        named = dict(zip(kwargs, _changed(kwargs.values(), Tensor, self._value), strict=True))
+        values = tuple(_changed(arg, Tensor, self._value) for arg in args)
+        named = {name: _changed(arg, Tensor, self._value) for name, arg in kwargs.items()}
         written = [args[i] for i in _written(func)]
         for tensor in written:
             self._overwrite(tensor)
@@ -130,7 +132,7 @@ class Made:
 
     def kept_arguments(self) -> list[Tensor]:
         """Tensors that it is made of."""
-        return list(_leaves((*self.args, *self.kwargs.values()), Tensor))
+        return list(tensors_among((*self.args, *self.kwargs.values())))
 
     def keep(self, tensor: Tensor) -> Tensor:
         """Hold the tensor, and what it was made of no longer."""
@@ -176,10 +178,10 @@ class Made:
         def passing(value: Made) -> Tensor:
             return value._passing(products)
 
-        args = _changed(args, Made, passing)
-        named = zip(self.kwargs, _changed(self.kwargs.values(), Made, passing), strict=True)
+        args = tuple(_changed(arg, Made, passing) for arg in args)
+        kwargs = {name: _changed(arg, Made, passing) for name, arg in self.kwargs.items()}
         with torch.no_grad():
-            out = self.func(*args, **dict(named))
+            out = self.func(*args, **kwargs)
         return out[self.index] if isinstance(out, tuple | list) else out
 
     def _versions(self) -> int:
@@ -200,26 +202,13 @@ def _is_own(value: Tensor | Made, tensor: Tensor) -> bool:
     return isinstance(value, Made) and whole and not _is_view(value.func)
 
 
-# Arguments, which nest no deeper than a list: torch's pytree takes far longer ---------------------
-
-
-def _leaves(values: Iterable[Any], kind: type[T]) -> Iterator[T]:
-    for value in values:
-        if isinstance(value, kind):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _leaves(value, kind)
-
-
-def _changed(values: Iterable[Any], kind: type[T], change: Callable[[T], Any]) -> tuple[Any, ...]:
-    return tuple(
-        change(value)
-        if isinstance(value, kind)
-        else [change(inner) if isinstance(inner, kind) else inner for inner in value]
-        if isinstance(value, list | tuple)
-        else value
-        for value in values
-    )
+def _changed(value: Any, kind: type[T], change: Callable[[T], Any]) -> Any:
+    """An argument, or all of its kind in a list."""
+    if isinstance(value, kind):
+        return change(value)
+    if isinstance(value, list | tuple):
+        return [_changed(inner, kind, change) for inner in value]
+    return value
 
 
 # Operators ----------------------------------------------------------------------------------------

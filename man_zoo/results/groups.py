@@ -28,7 +28,7 @@ class Group:
     @property
     def tops(self) -> list[float]:
         """Top-1 in percent of every seed."""
-        return [line["top1"] for line in self.lines]
+        return self.scores("top1")
 
     @property
     def top1(self) -> float:
