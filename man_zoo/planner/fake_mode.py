@@ -86,7 +86,7 @@ def _is_plain(func: Any, values: Iterable[object]) -> bool:
 
 def _alike(value: Any) -> Any:
     """The same for two arguments of which an operator makes the same."""
-    if isinstance(value, Tensor):
+    if isinstance(value, FakeTensor):
         return value.shape, value.stride(), value.dtype, value.fake_device
     if isinstance(value, list | tuple):
         return tuple(map(_alike, value))
