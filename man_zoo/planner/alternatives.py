@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 from torch._functorch import config as functorch_config
-from torch.utils.flop_counter import FlopCounterMode
 
+from ..arithmetic import flop_counter
 from ..meter import LiveBytes
 from ..target import acting_as
 from .dense import network_of
@@ -263,7 +263,7 @@ class _Counted:
 
     def __enter__(self) -> None:
         self._within = ExitStack()
-        self._arithmetic = self._within.enter_context(FlopCounterMode(display=False))
+        self._arithmetic = self._within.enter_context(flop_counter())
         self._within.enter_context(self.mode)
 
     def __exit__(self, *error: Any) -> None:
