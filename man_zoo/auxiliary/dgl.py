@@ -134,7 +134,7 @@ def _mix(site: Site, inputs: int, outputs: int) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, 1, bias=False), site.norm2d(outputs), nn.ReLU(True)]
 
 
-HEADS = {
+HEADS: dict[str, Callable[..., Layers]] = {
     "narrow": _narrow,
     "wide": _wide,
     "conv": _conv,
