@@ -52,7 +52,7 @@ class DGLHead(Head):
 Layers = tuple[Callable[[Tensor], Tensor], nn.Sequential]
 
 
-def _narrow(site: Site, **_: int) -> Layers:
+def _narrow(site: Site, **ignored: int) -> Layers:
     channels, reduced = site.channels, math.ceil(site.size[0] / 4)
     pooled = min(reduced, 2)
     features = channels * pooled**2
@@ -125,7 +125,7 @@ class GlobalPool(nn.Module):
         return average_pool(x, 1)
 
 
-def _token(site: Site, **_: int) -> Layers:
+def _token(site: Site, **ignored: int) -> Layers:
     layers = nn.Sequential(nn.LayerNorm(site.channels), nn.Linear(site.channels, site.num_classes))
     return site.layout.to_vector, layers
 
