@@ -7,9 +7,9 @@ operators add nothing. The figure does not depend on an allocator: there is no r
 or fragmentation in it, and the workspace a kernel takes and returns within one operator is not
 seen.
 
-**Arithmetic.** :class:`torch.utils.flop_counter.FlopCounterMode` counts matrix products,
-convolutions and attention, two per multiply-add, forward, backward and recomputed; elementwise
-operators, normalisation and pooling count zero.
+**Arithmetic.** :mod:`man_zoo.arithmetic` counts matrix products, convolutions and attention, two
+per multiply-add, forward, backward and recomputed; elementwise operators, normalisation and pooling
+count zero.
 
 **The rules of a step.** The step is a steady one: :func:`measure` counts the arithmetic of a first
 run, after which the optimizer's state exists, and the memory of a second. The peak therefore
@@ -43,8 +43,8 @@ from torch.nn import functional as F
 from torch.optim import SGD, Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
+from .arithmetic import flop_counter
 from .operands import tensors_among
 
 T = TypeVar("T")
@@ -145,7 +145,7 @@ def measure(step: Callable[[], object], *, resident: Iterable[object]) -> StepCo
     ``resident`` names what lives outside the step: modules, optimizers, input tensors. What it
     leaves out counts only from its first use within the step, which may be after the peak.
     """
-    with FlopCounterMode(display=False) as arithmetic:
+    with flop_counter() as arithmetic:
         step()
     with LiveBytes() as live:
         live.track(list(resident))

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from man_zoo.meter import LiveBytes, StepCost, backprop_cost, fake, measure
 
@@ -180,6 +181,26 @@ def test_flops_of_a_linear_layer():
     forward_and_weight_gradient = 2 * (2 * 3 * 5 * 7)
     cost = measure(lambda: layer(x).sum().backward(), resident=[layer, x])
     assert cost.flops == forward_and_weight_gradient
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_flops_of_a_convolution_do_not_grow_with_its_groups(kind, groups):
+    layer = kind(8, 16, 3, stride=2, padding=1, groups=groups, bias=False)
+    x = torch.zeros(3, 8, 12, 12, requires_grad=True)
+    taps = 9 * (16 // groups if kind is nn.ConvTranspose2d else 8 // groups)
+    forward = 2 * taps * (x if kind is nn.ConvTranspose2d else layer(x)).numel()
+    inputs_and_weights = measure(lambda: layer(x).sum().backward(), resident=[layer, x])
+    weights = measure(lambda: layer(x.detach()).sum().backward(), resident=[layer, x])
+    assert (inputs_and_weights.flops, weights.flops) == (3 * forward, 2 * forward)
+
+
+def test_all_but_grouped_convolutions_count_as_torch_counts_them():
+    model = timm.create_model("test_vit").train()  # attention, linear layers and a convolution
+    x = torch.zeros(2, 3, 160, 160)
+    with FlopCounterMode(display=False) as theirs:
+        model(x).sum().backward()
+    assert measure(lambda: model(x).sum().backward(), resident=[]).flops == theirs.get_total_flops()
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 from torch._functorch import config as functorch_config
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
+from ..arithmetic import flop_counter
 from ..meter import LiveBytes
 from ..target import acting_as
 from .dense import network_of
+from .fake_mode import QuickFakeMode
 from .optimizer import create_optimizer
 from .piece import bytes_of, without_data
 from .planner import Planner
@@ -152,7 +152,7 @@ def meter_step(planner: Planner, way: Alternative, arithmetic: bool = True) -> C
         NotInOneGraph: Where it is to be compiled, and torch does not make one graph of it.
     """
     network = network_of(planner.backbone, planner.task, planner.input_size)
-    with FakeTensorMode(), acting_as(planner.setting.device):
+    with QuickFakeMode(), acting_as(planner.setting.device):
         step = _Step(planner, way, network)
         live = LiveBytes().track(*step.resident)
         counted = _Counted(live)
@@ -175,7 +175,7 @@ def meter_step(planner: Planner, way: Alternative, arithmetic: bool = True) -> C
 def fixed_bytes(planner: Planner, way: Alternative) -> int:
     """Bytes that do not grow with the batch: weights, optimizer state, gradients accumulated."""
     network = network_of(planner.backbone, planner.task, planner.input_size)
-    with FakeTensorMode():
+    with QuickFakeMode():
         step = _Step(planner, way, network)
         weights = LiveBytes().track(step.model).current
         return LiveBytes().track(step.model, step.optimizer).current + weights * (way.slices > 1)
@@ -263,7 +263,7 @@ class _Counted:
 
     def __enter__(self) -> None:
         self._within = ExitStack()
-        self._arithmetic = self._within.enter_context(FlopCounterMode(display=False))
+        self._arithmetic = self._within.enter_context(flop_counter())
         self._within.enter_context(self.mode)
 
     def __exit__(self, *error: Any) -> None:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..auxiliary import Auxiliary
 from ..auxiliary.build import build_auxiliary
@@ -25,6 +24,7 @@ from ..spec import LocalSpec
 from ..target import acting_as
 from ..tasks import Classification, Task, head_on
 from .dense import held, measure_head
+from .fake_mode import QuickFakeMode
 from .optimizer import OptimizerCost, create_optimizer, optimizer_cost, steps_at_once
 from .piece import Forward, Piece, bytes_of, measure_piece, same_mode, without_data
 from .setting import Setting
@@ -67,7 +67,7 @@ class CostModel:
         need_images(self.task.least_images, setting.batch_size, setting.micro_batches)
         self.criterion = criterion or self.task.criterion()
         self.shapes = unit_shapes(backbone, input_size)
-        self._mode = FakeTensorMode()
+        self._mode = QuickFakeMode()
         self.of_units: dict[Any, Any] = {}
         self.of_auxiliaries: dict[Any, Any] = {}
         self._meta_units = list_units(without_data(backbone, "meta"))

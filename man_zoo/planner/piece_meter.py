@@ -1,15 +1,15 @@
 """All that is to be known of one run of a piece, from one mode: each costs as much again.
 
 ``FlopCounterMode`` also follows which module runs, and so keeps recomputed activations alive: a
-piece would have to run twice, and slower. Its table of operators is all that is needed here.
+piece would have to run twice, and slower. The formulas of operators are all that is needed here.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import flop_registry
 
+from ..arithmetic import formula
 from ..meter import LiveBytes
 from ..recompute import widens
 
@@ -18,8 +18,8 @@ class PieceMeter(LiveBytes):
     """Live bytes, the same as if somebody kept input and output, and arithmetic.
 
     ``peak`` counts the input to the end, ``held_peak`` the output as well; ``current`` neither.
-    ``flops`` are two per multiply-add, as :class:`torch.utils.flop_counter` counts them; ``widens``
-    is whether a product was larger than all that it was made of.
+    ``flops`` are those of :mod:`man_zoo.arithmetic`; ``widens`` is whether a product was larger
+    than all that it was made of.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class PieceMeter(LiveBytes):
         if func is torch.ops.prim.device.default:  # autograd asks for every gradient's
             return args[0].device
         out = super().__torch_dispatch__(func, types, args, kwargs)
-        count = flop_registry.get(func.overloadpacket)
+        count = formula(func)
         if count is not None:
             self.flops += count(*args, **kwargs or {}, out_val=out)
         if isinstance(out, Tensor) and widens(func, args, out):
