@@ -15,7 +15,7 @@ import man_zoo
 
 pytestmark = pytest.mark.slow
 
-DIGITS, ELSEWHERE = "resnet20_man_dgl_k4.digits", "resnet32_e2e_k1.cifar10_jpeg"
+DIGITS, ELSEWHERE = "resnet20_man_dgl_k4.digits", "resnet20_e2e_k1.cifar10_jpeg"
 SMALL = ("--dataset", "digits", "--img-size", "8", "--cpu-threads", "1", "--warmup-epochs", "0")
 
 
