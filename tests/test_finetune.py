@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 
 from man_zoo.commands.evaluate import evaluate_weights, parse_args
 from man_zoo.console import UserError
+from man_zoo.hub.card import read_metadata
+from man_zoo.hub.export import export_run
 from man_zoo.runs import config
 from man_zoo.runs.metadata import load_metadata
 from man_zoo.runs.model import create_model
@@ -54,6 +56,14 @@ def test_a_run_with_held_out_images_is_measured_on_the_test_split(tmp_path) -> N
         key: summary[key] for key in ("top1", "count")
     }
     assert json.loads((tmp_path / "run" / "metadata.json").read_text())["data"]["val_count"] == 6
+
+    exports = [tmp_path / "run" / "export", export_run(tmp_path / "run", tmp_path / "again")]
+    for folder in exports:  # by the run itself, and from the run when it has ended
+        exported = read_metadata(folder)
+        assert exported["validation"] == "10 test images"
+        assert exported["metrics"] == {key: summary[key] for key in ("top1", "top5", "loss")}
+    (tmp_path / "run" / "summary.json").unlink()  # as in a run that goes on
+    assert read_metadata(export_run(tmp_path / "run", tmp_path / "on"))["validation"] == "6 images"
 
 
 def test_weights_of_a_zoo_name_get_a_new_head(data, digits, tmp_path) -> None:

@@ -15,7 +15,7 @@ import man_zoo
 
 pytestmark = pytest.mark.slow
 
-DIGITS, ELSEWHERE = "resnet20_man_dgl_k4.digits", "resnet32_e2e_k1.cifar10_jpeg"
+DIGITS, ELSEWHERE = "resnet20_man_dgl_k4.digits", "resnet20_e2e_k1.cifar10_jpeg"
 SMALL = ("--dataset", "digits", "--img-size", "8", "--cpu-threads", "1", "--warmup-epochs", "0")
 
 
@@ -129,5 +129,5 @@ def test_it_trains_plans_exports_lists_and_loads_what_it_carries(
         "10 False",
         f"The weights of {ELSEWHERE} are not in this installation and not on the Hub yet: they "
         f"are hub/{ELSEWHERE}/model.safetensors in a checkout of man_zoo. Use one (pip install "
-        "-e .), or train them: man-zoo train --model resnet32_e2e_k1.",
+        "-e .), or train them: man-zoo train --model resnet20_e2e_k1.",
     ]

@@ -37,7 +37,7 @@ def train_and_export(args: Namespace) -> dict[str, Any]:
         launcher.go_on, launcher.is_ending = termination.go_on, lambda: termination.asked
         finished = train(args, run, termination)
         if finished.is_main:
-            exported = export_run(run, run / EXPORT, force=True)
+            exported = export_run(run, run / EXPORT, force=True, summary=finished.summary)
             if args.model_ema:
                 export_run(run, run / EXPORT_EMA, ema=True, force=True)
             write_json(run / SUMMARY, finished.summary)

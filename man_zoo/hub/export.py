@@ -3,6 +3,7 @@
 import json
 import re
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..data import LoaderInfo
 from ..local_model import LocalModel
 from ..runs.checkpoints import epoch_of, find_checkpoint, load_average, load_network
 from ..runs.config import command_line, config_hash, read_args
-from ..runs.folder import CHECKPOINTS, EXPORT, load_epoch
+from ..runs.folder import CHECKPOINTS, EXPORT, SUMMARY, load_epoch
 from ..runs.metadata import load_metadata
 from ..runs.model import create_model
 from ..runs.untrusted import read_json
@@ -35,6 +36,7 @@ def export_run(
     ema: bool = False,
     tag: str | None = None,
     force: bool = False,
+    summary: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write ``model.safetensors``, ``config.json`` and ``README.md``, all or nothing.
 
@@ -49,6 +51,7 @@ def export_run(
         ema: Export the moving average of the weights.
         tag: What the weights are called after the model's name; by default after the data set.
         force: Replace a folder of an earlier export.
+        summary: How the run ended, where it has not written that yet.
 
     Returns:
         The folder.
@@ -67,7 +70,12 @@ def export_run(
         (load_average if ema else load_network)(model, source)
         check_title(model.spec.name, tag)
     record = load_epoch(run, epoch_of(source))
-    prefix = "ema_val" if ema else "val"
+    keys, validation = (*model.task.percent, "loss"), f"{data.val_count} images"
+    metrics = {key: record[f"{'ema_val' if ema else 'val'}_{key}"] for key in keys}
+    ended = {} if ema or not args.val_holdout else summary or _summary_of(run)
+    if ended and record["epoch"] == args.epochs:
+        # Images that were held out have chosen; those of the test were looked at once, at the end.
+        metrics, validation = {key: ended[key] for key in keys}, f"{ended['count']} test images"
     metadata = {
         "name": model.spec.name,
         "tag": tag,
@@ -75,10 +83,10 @@ def export_run(
         "method": model.spec.method,
         "k": model.spec.k,
         "cuts": [model.unit_names[cut] for cut in model.cuts],
-        "metrics": {key: record[f"{prefix}_{key}"] for key in (*model.task.percent, "loss")},
+        "metrics": metrics,
         "dataset": args.dataset,
         "data": f"{data.name}, {data.train_count} images",
-        "validation": f"{data.val_count} images",
+        "validation": validation,
         "epoch": f"{record['epoch']} of {args.epochs}" + (", averaged weights" if ema else ""),
         "recipe": f"man-zoo train {command_line(args)}".rstrip(),
         "seconds": record["seconds"],
@@ -88,6 +96,11 @@ def export_run(
     }
     _write(model, data, metadata, folder)
     return folder
+
+
+def _summary_of(run: Path) -> dict[str, Any]:
+    """How a finished run ended; nothing of one that goes on."""
+    return read_json(run / SUMMARY) if (run / SUMMARY).is_file() else {}
 
 
 def _check_target(folder: Path, force: bool) -> None:

@@ -5,7 +5,7 @@ function of this module, from the JSON lines.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -30,6 +30,11 @@ def _points(one: Group, other: Group, *keys: str) -> str:
     return f"{ours - theirs:+.2f}"
 
 
+def _run_of(groups: Groups, rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Those of the rows, each with its label and name, of which there is a result."""
+    return [row for row in rows if row[1] in groups]
+
+
 class Page:
     """The page as text, and the pictures that it shows.
 
@@ -49,6 +54,8 @@ class Page:
             widest=Groups.widest,
             setting=tables.setting,
             methods=tables.methods,
+            distances=tables.distances,
+            run_of=_run_of,
             ablation=tables.ablation,
             scores=tables.scores,
             published=partial(tables.published, docs.parent / "recipes" / "configs"),
@@ -56,6 +63,7 @@ class Page:
             depths=tables.depths,
             draw_analysis=self._analysis,
             draw_arithmetic=self._drawn(pictures.arithmetic_numbers, pictures.draw_arithmetic),
+            draw_memory=self._drawn(pictures.memory_numbers, pictures.draw_memory),
             draw_exits=self._drawn(pictures.exits_numbers, pictures.draw_exits),
         )
 

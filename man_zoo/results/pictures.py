@@ -30,16 +30,30 @@ def arithmetic_numbers(
 
 def draw_arithmetic(numbers: list[dict[str, Any]], path: Path) -> None:
     """Top-1 against the arithmetic of the whole run: a dot a run, a line through the means."""
+    _draw_against("arithmetic of the whole run, short end-to-end run = 1", numbers, path)
+
+
+def memory_numbers(groups: Groups, rows: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Dots of :func:`draw_memory`: peak of a step in MiB, top-1 of each seed."""
+    return [
+        {"label": label, "points": [[1024 * groups[name].first["peak_gib"], groups[name].tops]]}
+        for label, name in rows
+    ]
+
+
+def draw_memory(numbers: list[dict[str, Any]], path: Path) -> None:
+    """Top-1 against the peak memory of a training step: a dot a run."""
+    _draw_against("peak of live tensors in a training step, MiB", numbers, path)
+
+
+def _draw_against(across: str, numbers: list[dict[str, Any]], path: Path) -> None:
     figure, axes = _figure(7.5, 4.5)
     for row, colour in zip(numbers, COLOURS, strict=False):
-        across, tops = zip(*row["points"], strict=True)
-        axes.plot(across, list(map(mean, tops)), color=colour, linewidth=1)
+        xs, tops = zip(*row["points"], strict=True)
+        axes.plot(xs, list(map(mean, tops)), color=colour, linewidth=1)
         dots = [(x, top1) for x, top1s in row["points"] for top1 in top1s]
         axes.plot(*zip(*dots, strict=True), "o", color=colour, markersize=5, label=row["label"])
-    axes.set(
-        xlabel="arithmetic of the whole run, short end-to-end run = 1",
-        ylabel="top-1 on the test images, %",
-    )
+    axes.set(xlabel=across, ylabel="top-1 on the test images, %")
     axes.set_xlim(left=0)
     _legend(figure)
     save(figure, path, numbers)

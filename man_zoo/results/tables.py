@@ -68,6 +68,28 @@ def methods(groups: Groups, rows: Sequence[tuple[str, str]], baseline: str) -> s
     return markdown(header, body)
 
 
+def distances(groups: Groups, rows: Sequence[tuple[str, str]], baseline: str) -> str:
+    """Accuracy, its distance to end to end, and what each row cost.
+
+    Args:
+        groups: The results.
+        rows: Label and name of each row.
+        baseline: Name of end to end.
+    """
+    e2e = groups[baseline]
+    body = [
+        (
+            label,
+            f"`{name}`",
+            spread(groups[name].tops),
+            f"{groups[name].top1 - e2e.top1:+.2f}",
+            *_cost(groups[name], e2e),
+        )
+        for label, name in rows
+    ]
+    return markdown(("method", "config", "top-1 %", "to e2e", *_COST), body)
+
+
 def ablation(groups: Groups, rows: Sequence[tuple[str, str, str]], baseline: str) -> str:
     """Accuracy at equal epochs, and of a longer run at the arithmetic of the dearest.
 
