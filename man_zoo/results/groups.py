@@ -43,6 +43,11 @@ class Group:
         return found
 
     @property
+    def held_out(self) -> list[float]:
+        """Top-1 in percent of every seed on the validation images, after the last epoch."""
+        return [line["epochs"][-1]["val_top1"] for line in self.lines]
+
+    @property
     def seconds(self) -> float:
         """Mean time of training, in seconds: what it takes if every epoch takes the median one's.
 

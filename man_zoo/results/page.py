@@ -30,9 +30,20 @@ def _points(one: Group, other: Group, *keys: str) -> str:
     return f"{ours - theirs:+.2f}"
 
 
-def _run_of(groups: Groups, rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Those of the rows, each with its label and name, of which there is a result."""
+def _run_of(groups: Groups, rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those of the rows, each a label and a name, of which there is a result."""
     return [row for row in rows if row[1] in groups]
+
+
+def _ratio(one: Group, other: Group, key: str) -> str:
+    """What one costs of another."""
+    return f"{one.first[key] / other.first[key]:.2f}"
+
+
+def _apart(group: Group) -> str:
+    """How far its seeds lie apart."""
+    tops = group.tops
+    return f"{max(tops) - min(tops):.2f} in {len(tops)}" if len(tops) > 1 else "not known, one seed"
 
 
 class Page:
@@ -45,12 +56,15 @@ class Page:
     def __init__(self, docs: Path) -> None:
         self.docs = docs
         self.pictures: dict[str, tuple[Any, Callable[[Any, Path], None]]] = {}
+        index = docs.parent / "hub" / "index.json"
         environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
         self.text = environment.from_string((docs / TEMPLATE).read_text()).render(
             results=self._results,
             not_run=self._not_run,
             top1=lambda group: f"{group.top1:.2f}",
             points=_points,
+            ratio=_ratio,
+            apart=_apart,
             widest=Groups.widest,
             setting=tables.setting,
             methods=tables.methods,
@@ -58,17 +72,25 @@ class Page:
             run_of=_run_of,
             ablation=tables.ablation,
             scores=tables.scores,
+            heads=tables.heads,
+            equal_memory=partial(tables.equal_memory, self._json("equal_memory.json")),
+            accuracies=tables.accuracies,
+            weights=partial(tables.weights, json.loads(index.read_text())),
             published=partial(tables.published, docs.parent / "recipes" / "configs"),
-            analysis=json.loads((docs / "results" / "analysis.json").read_text()),
+            analysis=self._json("analysis.json"),
             depths=tables.depths,
             draw_analysis=self._analysis,
             draw_arithmetic=self._drawn(pictures.arithmetic_numbers, pictures.draw_arithmetic),
             draw_memory=self._drawn(pictures.memory_numbers, pictures.draw_memory),
+            draw_early=self._drawn(pictures.early_numbers, pictures.draw_early),
             draw_exits=self._drawn(pictures.exits_numbers, pictures.draw_exits),
         )
 
     def _results(self, name: str) -> Groups:
         return Groups(read_results(self.docs / "results" / name))
+
+    def _json(self, name: str) -> Any:
+        return json.loads((self.docs / "results" / name).read_text())
 
     def _not_run(self, sweep: str, groups: Groups) -> str:
         """Runs of a sweep file that are not among its results, by name and seed."""

@@ -1,6 +1,6 @@
 """Pictures of a results file, from numbers that JSON can hold."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -12,25 +12,32 @@ from .groups import Groups
 
 
 def arithmetic_numbers(
-    groups: Groups, rows: Sequence[tuple[str, str, str]], baseline: str
+    groups: Groups, rows: Sequence[tuple[str, str]], baseline: str, longer: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """Curves of :func:`draw_arithmetic`: arithmetic of a run (baseline = 1), top-1 of each seed."""
+    """Curves of :func:`draw_arithmetic`: arithmetic of a run (baseline = 1), top-1 of each seed.
+
+    Args:
+        groups: The results.
+        rows: Label and name of each row.
+        baseline: Name of end to end.
+        longer: Names of longer runs, by those of the rows.
+    """
     unit = groups[baseline].arithmetic
     return [
         {
             "label": label,
             "points": [
                 [groups[one].arithmetic / unit, groups[one].tops]
-                for one in dict.fromkeys((name, longer or name))
+                for one in dict.fromkeys((name, longer.get(name, name)))
             ],
         }
-        for label, name, longer in rows
+        for label, name in rows
     ]
 
 
 def draw_arithmetic(numbers: list[dict[str, Any]], path: Path) -> None:
     """Top-1 against the arithmetic of the whole run: a dot a run, a line through the means."""
-    _draw_against("arithmetic of the whole run, short end-to-end run = 1", numbers, path)
+    _draw_against("arithmetic of the whole run, end to end = 1", numbers, path)
 
 
 def memory_numbers(groups: Groups, rows: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
@@ -80,6 +87,28 @@ def draw_exits(numbers: list[dict[str, Any]], path: Path) -> None:
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize="small")
     _legend(figure)
     save(figure, path, numbers)
+
+
+def early_numbers(groups: Groups, rows: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Curves of :func:`draw_early`: arithmetic of an image up to each exit, its mean top-1."""
+    whole = max(max(groups[name].first["exit_flops"]) for _, name in rows)
+    return [
+        {
+            "label": label,
+            "points": [
+                [flops / whole, [top1]]
+                for flops, top1 in zip(
+                    groups[name].first["exit_flops"], groups[name].exits, strict=True
+                )
+            ],
+        }
+        for label, name in rows
+    ]
+
+
+def draw_early(numbers: list[dict[str, Any]], path: Path) -> None:
+    """Top-1 of every exit against the arithmetic of an image up to it."""
+    _draw_against("arithmetic of an image up to the exit, whole network = 1", numbers, path)
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:

@@ -6,16 +6,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from ..arithmetic import flop_counter
 from ..benchmark import live_cost
 from ..console import disk_errors, user_errors, write_text
 from ..data import LoaderInfo
+from ..local_model import LocalModel
+from ..meter import fake
 from ..planner import Setting
 from ..runs.config import read_args, settings
 from ..runs.folder import SUMMARY, load_log
 from ..runs.metadata import load_metadata
 from ..runs.model import create_model
 from ..runs.untrusted import read_json
-from ..tasks import TASKS
+from ..tasks import TASKS, Features
 
 _OF_AN_EPOCH = ("epoch", "lr", "seconds", "images_per_second", "val_loss")
 
@@ -31,9 +36,9 @@ def result_of(run: Path, name: str) -> dict[str, Any]:
         ``name``, ``seed``, ``model``, ``settings`` (the flags that were set),
         ``data``, ``machine``, ``commit``, ``epochs`` (a record each: losses ``(K,)``, seconds,
         scores where measured), ``blocks`` and ``exits`` (name and main score in percent of each),
-        the task's scores after the last epoch, e.g. ``top1`` and ``top5``, those of classes by
-        their names, ``seconds`` of training, and of one step ``peak_gib`` (live tensors) and
-        ``flops_per_image``.
+        ``exit_flops`` (of one image from the input to each), the task's scores after the last
+        epoch, e.g. ``top1`` and ``top5``, those of classes by their names, ``seconds`` of training,
+        and of one step ``peak_gib`` (live tensors) and ``flops_per_image``.
 
     Raises:
         UserError: If there is no such run, or it is not whole.
@@ -67,6 +72,7 @@ def result_of(run: Path, name: str) -> dict[str, Any]:
         **of_classes,
         "seconds": seconds,
         **step_cost(args, data),
+        "exit_flops": exit_flops(create_model(args, data, pretrained=False), data.input_size),
     }
 
 
@@ -91,6 +97,26 @@ def step_cost(args: Namespace, data: LoaderInfo) -> dict[str, float]:
     )
     cost = live_cost(model.train(), setting)
     return {"peak_gib": cost.peak_gib, "flops_per_image": cost.flops / args.batch_size}
+
+
+def exit_flops(model: LocalModel, input_size: tuple[int, int, int]) -> list[int | None]:
+    """Arithmetic of one image ``(C, H, W)`` up to every exit ``(K,)``, the exit's own included.
+
+    ``None`` where a block has no exit.
+    """
+    found: list[int | None] = []
+    before, has_exit = 0, [*(auxiliary.classifies for auxiliary in model.auxiliaries), True]
+    with fake(model.eval()) as model, torch.no_grad():
+        features: Features = torch.empty(1, *input_size)
+        for block, exits in zip(model.blocks, has_exit, strict=True):
+            with flop_counter() as units:
+                features = block.run_units(features)
+            before += units.get_total_flops()
+            with flop_counter() as own:
+                if exits:
+                    block.classify(features)
+            found.append(before + own.get_total_flops() if exits else None)
+    return found
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:

@@ -108,6 +108,63 @@ def ablation(groups: Groups, rows: Sequence[tuple[str, str, str]], baseline: str
     return markdown(("", "top-1 %", *_COST, "top-1 % at equal arithmetic"), body)
 
 
+def heads(groups: Groups, rows: Sequence[tuple[str, str]], baseline: str) -> str:
+    """Auxiliaries side by side: what they are chosen by, what they reach, what they cost.
+
+    Args:
+        groups: The results.
+        rows: Label and name of each row.
+        baseline: Name of the row whose arithmetic and memory are 1.
+    """
+    base = groups[baseline].first
+    body = []
+    for label, name in rows:
+        group = groups[name]
+        costs = (group.first[key] / base[key] for key in ("flops_per_image", "peak_gib"))
+        scores = (group.held_out, [line["exits"][0] for line in group.lines], group.tops)
+        body.append((label, *map(spread, scores), *(f"{cost:.2f}" for cost in costs)))
+    header = ("head", "held-out top-1 %", "first exit, test %", "network, test %", "arithmetic")
+    return markdown((*header, "peak"), body)
+
+
+def equal_memory(
+    found: dict[str, Any], groups: Groups, rows: Sequence[tuple[str, str, str]]
+) -> str:
+    """What each way to train takes within about the same memory, and how accurate it is.
+
+    Args:
+        found: What ``man-zoo benchmark --json`` has written.
+        groups: The results.
+        rows: Label, model as the benchmark has it, and name of the runs, of each row.
+    """
+    lines = {line["model"]: line for line in found["results"]}
+    body = [
+        (
+            label,
+            f"{1024 * lines[model]['peak_gib']:.0f}",
+            f"{lines[model]['arithmetic_ratio']:.2f}",
+            spread(groups[name].tops),
+        )
+        for label, model, name in rows
+    ]
+    return markdown(("", "peak MiB", "arithmetic", "top-1 %"), body)
+
+
+def accuracies(groups: Groups, rows: Sequence[tuple[str, str]]) -> str:
+    """Top-1 of each row, a label and a name, and nothing else."""
+    return markdown(("", "top-1 %"), [(label, spread(groups[name].tops)) for label, name in rows])
+
+
+def weights(entries: Sequence[dict[str, Any]], tag: str) -> str:
+    """The index's weights of a tag, with the top-1 that they have on the test images."""
+    body = [
+        (f"`{entry['name']}.{tag}`", f"{entry['metrics']['top1']:.2f}")
+        for entry in entries
+        if entry["tag"] == tag
+    ]
+    return markdown(("weights", "top-1 %"), body)
+
+
 def scores(
     groups: Groups,
     rows: Sequence[tuple[str, str]],
