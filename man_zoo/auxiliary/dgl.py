@@ -25,10 +25,10 @@ class DGLHead(Head):
     Args:
         site: Where the head stands.
         head: ``"narrow"`` (MLP-SR, as in the DGL paper), ``"wide"`` (as in the MAN++ release),
-            ``"conv"``, ``"strided"`` or ``"separable"`` (two 3x3 convolutions on a map of 8x8: dense
-            and the last one strided, both strided, depthwise), or ``"token"`` (LayerNorm and linear
-            on the class token, as MAN++ uses on ViT; where the backbone pools otherwise, on that).
-            Dense tasks have one head.
+            ``"conv"``, ``"strided"`` or ``"separable"`` (two 3x3 convolutions on a map of 8x8, one
+            strided, both strided, or depthwise), or ``"token"`` (LayerNorm and linear on the class
+            token, as MAN++ uses on ViT; where the backbone pools otherwise, on that). Dense tasks
+            have one head.
         width: Channels within the head; 128 in a wide one by default, 64 in one that convolves. The
             narrow head keeps the site's.
     """
