@@ -25,9 +25,10 @@ class DGLHead(Head):
     Args:
         site: Where the head stands.
         head: ``"narrow"`` (MLP-SR, as in the DGL paper), ``"wide"`` (as in the MAN++ release),
-            ``"conv"`` or ``"separable"`` (3x3 convolutions on a map of 8x8, dense or depthwise), or
-            ``"token"`` (LayerNorm and linear on the class token, as MAN++ uses on ViT; where the
-            backbone pools otherwise, on that). Dense tasks have one head.
+            ``"conv"``, ``"strided"`` or ``"separable"`` (two 3x3 convolutions on a map of 8x8, one
+            strided, both strided, or depthwise), or ``"token"`` (LayerNorm and linear on the class
+            token, as MAN++ uses on ViT; where the backbone pools otherwise, on that). Dense tasks
+            have one head.
         width: Channels within the head; 128 in a wide one by default, 64 in one that convolves. The
             narrow head keeps the site's.
     """
@@ -81,11 +82,11 @@ def _wide(site: Site, width: int = 128) -> Layers:
     return partial(_pooled_map, site.layout), nn.Sequential(*layers)
 
 
-def _conv(site: Site, width: int = 64) -> Layers:
+def _conv(site: Site, width: int = 64, stride: int = 1) -> Layers:
     return _convolutions(
         site,
         width,
-        _convolve(site, site.channels, width),
+        _convolve(site, site.channels, width, stride),
         _convolve(site, width, width, stride=2),
     )
 
@@ -138,6 +139,7 @@ HEADS: dict[str, Callable[..., Layers]] = {
     "narrow": _narrow,
     "wide": _wide,
     "conv": _conv,
+    "strided": partial(_conv, stride=2),
     "separable": _separable,
     "token": _token,
 }
