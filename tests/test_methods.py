@@ -376,6 +376,34 @@ def test_the_wide_dgl_head() -> None:
     assert linears == [(128, 512), (512, 512), (512, 512), (512, 10)]
 
 
+@pytest.mark.parametrize(
+    ("head", "expected", "strides", "groups"),
+    [
+        ("conv", [(16, 24, 3, False), (24, 24, 3, False)], [1, 2], [1, 1]),
+        ("strided", [(16, 24, 3, False), (24, 24, 3, False)], [2, 2], [1, 1]),
+        (
+            "separable",
+            [(16, 24, 1, False), *2 * [(1, 24, 3, False), (24, 24, 1, False)]],
+            [1, 1, 1, 1, 1],
+            [1, 24, 1, 24, 1],
+        ),
+    ],
+)
+def test_dgl_heads_that_convolve(head, expected, strides, groups) -> None:
+    auxiliary = resnet("dgl", k=10, head=head, width=24).auxiliaries[0].head
+    found = layers(auxiliary.classifier, nn.Conv2d)
+    shapes = [(c.weight.shape[1], c.out_channels, c.kernel_size[0], c.bias is not None)
+              for c in found]  # fmt: skip
+    assert (shapes, [c.stride[0] for c in found], [c.groups for c in found]) == (
+        expected,
+        strides,
+        groups,
+    )
+    assert auxiliary.view(torch.rand(2, 16, 32, 32)).shape == (2, 16, 8, 8)
+    (linear,) = layers(auxiliary.classifier, nn.Linear)
+    assert (linear.in_features, linear.out_features) == (24, 10)
+
+
 def test_group_norm_heads_do_not_look_across_the_batch() -> None:
     model = resnet("dgl", head_norm="group")
     assert not any(
