@@ -141,11 +141,11 @@ def test_a_longer_run_stands_beside_the_short_one(groups) -> None:
     assert numbers[1]["points"] == [[1.0, [80.0]]]
 
 
-def test_pictures_of_memory_and_of_early_exits(groups) -> None:
+def test_pictures_of_memory_and_of_exits(groups) -> None:
     rows = [("DGL", "resnet32_dgl_k16")]
     assert pictures.memory_numbers(groups, rows)[0]["points"] == [[512.0, [70.0, 71.0, 72.0]]]
-    early = pictures.early_numbers(groups, rows)
-    assert early == [{"label": "DGL", "points": [[0.5, [10.0]], [1.0, [71.0]]]}]
+    exits = pictures.exits_numbers(groups, rows)
+    assert exits == [{"label": "DGL", "points": [[0.5, [10.0]], [1.0, [71.0]]]}]
 
 
 def test_the_arithmetic_up_to_every_exit() -> None:
