@@ -5,15 +5,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 from recipe import ROOT
 
 from man_zoo.analysis.pictures import PICTURES
+from man_zoo.arithmetic import flop_counter
 from man_zoo.console.picture import digest, digest_of
 from man_zoo.results import pictures, tables
 from man_zoo.results.groups import Groups
 from man_zoo.results.page import PAGE, Page
 from man_zoo.results.published import CIFAR10_ERROR
-from man_zoo.results.records import add_result, read_results
+from man_zoo.results.records import add_result, exit_flops, read_results
 
 DOCS = ROOT / "docs"
 LINES = read_results(DOCS / "results" / "cifar10_short.jsonl")
@@ -31,28 +34,30 @@ def test_the_feature_maps_are_of_the_analysis_on_the_page() -> None:
 @pytest.fixture
 def docs(tmp_path) -> Path:
     """A copy of docs/ that may be changed."""
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    for name in ("recipes", "hub"):
+        (tmp_path / name).symlink_to(ROOT / name)
     return Path(shutil.copytree(DOCS, tmp_path / "docs"))
 
 
 def change(docs: Path, name: str, **values: object) -> None:
-    path = docs / "results" / "cifar10_short.jsonl"
+    path = docs / "results" / "cifar10_cpu.jsonl"
     add_result(path, next(line for line in read_results(path) if line["name"] == name) | values)
 
 
 def test_another_result_makes_the_page_and_the_pictures_of_it_stale(docs) -> None:
-    change(docs, "dgl_wide", top1=12.34, exits=[12.34] * 16)
-    assert Page(docs).stale() == [PAGE.name, "results_arithmetic.png", "results_exits.png"]
-    assert Page(docs).write() == [PAGE.name, "results_arithmetic.png", "results_exits.png"]
+    change(docs, "resnet20_dgl_k4", top1=12.34, exits=[12.34] * 4)
+    stale = [PAGE.name, *(f"results_{of}.png" for of in ("arithmetic", "memory", "exits"))]
+    assert Page(docs).stale() == stale
+    assert Page(docs).write() == stale
     assert Page(docs).stale() == []
     assert Page(docs).text != Page(DOCS).text
 
 
 def test_a_result_that_no_picture_shows_makes_the_page_alone_stale(docs) -> None:
-    change(docs, "man_ema_only", top1=12.34)
+    change(docs, "resnet20_dgl_k4", epochs=[{"seconds": 1234.0}] * 24)
     assert Page(docs).stale() == [PAGE.name]
     Page(docs).write()
-    assert "12.34" in (docs / PAGE).read_text()
+    assert f"| {24 * 1234} |" in (docs / PAGE).read_text()
 
 
 def test_another_analysis_makes_its_table_and_pictures_stale(docs) -> None:
@@ -83,6 +88,7 @@ def line(name: str, seed: int, top1: float, **values: object) -> dict:
         "epochs": [{"seconds": 20.0}, {"seconds": 90.0}, {"seconds": 30.0}],
         "data": {"train_count": 100},
         "flops_per_image": 5.0,
+        "exit_flops": [1, 2],
         "peak_gib": 0.5,
     } | values
 
@@ -128,8 +134,53 @@ def test_a_longer_run_stands_beside_the_short_one(groups) -> None:
     table = tables.ablation(groups, rows, "resnet32_e2e_k1").splitlines()
     assert table[2].endswith("| 80.00 (3 epochs) |")
     assert table[3].endswith("| - |")
-    numbers = pictures.arithmetic_numbers(groups, rows[:1], "resnet32_e2e_k1")
+    longer = {"resnet32_dgl_k16": "resnet32_e2e_k1"}
+    pairs = [row[:2] for row in rows]
+    numbers = pictures.arithmetic_numbers(groups, pairs, "resnet32_e2e_k1", longer)
     assert numbers[0]["points"] == [[2.5, [70.0, 71.0, 72.0]], [1.0, [80.0]]]
+    assert numbers[1]["points"] == [[1.0, [80.0]]]
+
+
+def test_pictures_of_memory_and_of_exits(groups) -> None:
+    rows = [("DGL", "resnet32_dgl_k16")]
+    assert pictures.memory_numbers(groups, rows)[0]["points"] == [[512.0, [70.0, 71.0, 72.0]]]
+    exits = pictures.exits_numbers(groups, rows)
+    assert exits == [{"label": "DGL", "points": [[0.5, [10.0]], [1.0, [71.0]]]}]
+
+
+def test_the_arithmetic_up_to_every_exit() -> None:
+    model = timm.create_model("resnet20_dgl_k4")
+    found = exit_flops(model, (3, 32, 32))
+    with flop_counter() as whole:
+        model(torch.zeros(1, 3, 32, 32))
+    assert found == sorted(found)
+    assert found[-1] == whole.get_total_flops()
+    contrast = timm.create_model("resnet20_infopro_k4", local_loss="contrast")
+    assert exit_flops(contrast, (3, 32, 32)) == [None, None, None, found[-1]]
+
+
+def test_distances_stand_beside_what_they_cost(groups) -> None:
+    table = tables.distances(groups, [("DGL", "resnet32_dgl_k16")], "resnet32_e2e_k1")
+    row = "| DGL | `resnet32_dgl_k16` | 71.00 ± 1.00 (3) | -9.00 | 512 | 2.50 | 90 |"
+    assert table.splitlines()[-1] == row
+
+
+def test_heads_are_compared_with_one_of_them(groups) -> None:
+    lines = [line(name, 0, top1, epochs=[{"val_top1": top1 + 1}], flops_per_image=flops)
+             for name, top1, flops in (("narrow", 60.0, 4.0), ("wide", 62.0, 5.0))]  # fmt: skip
+    table = tables.heads(Groups(lines), [("wide", "wide")], "narrow")
+    assert table.splitlines()[-1] == "| wide | 63.00 | 10.00 | 62.00 | 1.25 | 1.00 |"
+
+
+def test_what_fits_into_the_same_memory_has_the_accuracy_of_its_runs(groups) -> None:
+    found = {"results": [{"model": "a:b=c", "peak_gib": 0.25, "arithmetic_ratio": 1.5}]}
+    table = tables.equal_memory(found, groups, [("one", "a:b=c", "resnet32_e2e_k1")])
+    assert table.splitlines()[-1] == "| one | 256 | 1.50 | 80.00 |"
+
+
+def test_the_weights_of_a_tag() -> None:
+    entries = [{"name": "a", "tag": tag, "metrics": {"top1": 85.1}} for tag in ("one", "other")]
+    assert tables.weights(entries, "one").splitlines()[2:] == ["| `a.one` | 85.10 |"]
 
 
 def test_a_published_cell_shows_ours_where_it_was_run(groups) -> None:

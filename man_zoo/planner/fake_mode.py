@@ -98,9 +98,9 @@ def _is_new(out: Any, values: Iterable[object]) -> bool:
     outs = [t for t in (out if isinstance(out, list | tuple) else [out]) if t is not None]
     if not outs or not all(isinstance(t, FakeTensor) and t.constant is None for t in outs):
         return False
-    storages = {id(t.untyped_storage()) for t in (*outs, *tensors_among(values))}
-    others = {id(t.untyped_storage()) for t in tensors_among(values)}
-    return len(storages) == len(outs) + len(others) and all(map(_fills_its_storage, outs))
+    given = {id(t.untyped_storage()) for t in tensors_among(values)}
+    alone = len(given.union(id(t.untyped_storage()) for t in outs)) == len(given) + len(outs)
+    return alone and all(map(_fills_its_storage, outs))
 
 
 def _fills_its_storage(tensor: Tensor) -> bool:

@@ -82,7 +82,6 @@ class Page:
             draw_analysis=self._analysis,
             draw_arithmetic=self._drawn(pictures.arithmetic_numbers, pictures.draw_arithmetic),
             draw_memory=self._drawn(pictures.memory_numbers, pictures.draw_memory),
-            draw_early=self._drawn(pictures.early_numbers, pictures.draw_early),
             draw_exits=self._drawn(pictures.exits_numbers, pictures.draw_exits),
         )
 

@@ -1,6 +1,7 @@
 """Pictures of a results file, from numbers that JSON can hold."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle, product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -55,11 +56,11 @@ def draw_memory(numbers: list[dict[str, Any]], path: Path) -> None:
 
 def _draw_against(across: str, numbers: list[dict[str, Any]], path: Path) -> None:
     figure, axes = _figure(7.5, 4.5)
-    for row, colour in zip(numbers, COLOURS, strict=False):
+    for row, (marker, colour) in zip(numbers, _styles(), strict=False):
         xs, tops = zip(*row["points"], strict=True)
         axes.plot(xs, list(map(mean, tops)), color=colour, linewidth=1)
         dots = [(x, top1) for x, top1s in row["points"] for top1 in top1s]
-        axes.plot(*zip(*dots, strict=True), "o", color=colour, markersize=5, label=row["label"])
+        axes.plot(*zip(*dots, strict=True), marker, color=colour, markersize=5, label=row["label"])
     axes.set(xlabel=across, ylabel="top-1 on the test images, %")
     axes.set_xlim(left=0)
     _legend(figure)
@@ -67,30 +68,7 @@ def _draw_against(across: str, numbers: list[dict[str, Any]], path: Path) -> Non
 
 
 def exits_numbers(groups: Groups, rows: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Curves of :func:`draw_exits`: the mean top-1 of every block's exit."""
-    return [
-        {"label": label, "blocks": groups[name].first["blocks"], "exits": groups[name].exits}
-        for label, name in rows
-    ]
-
-
-def draw_exits(numbers: list[dict[str, Any]], path: Path) -> None:
-    """Top-1 of every block's own exit; a network with one exit as a horizontal line."""
-    figure, axes = _figure(7.5, 4.5)
-    names = max((row["blocks"] for row in numbers), key=len)
-    for row, colour in zip(numbers, COLOURS, strict=False):
-        if len(row["exits"]) == 1:
-            axes.axhline(row["exits"][0], color=colour, linestyle="--", label=row["label"])
-        else:
-            axes.plot(row["exits"], "o-", color=colour, markersize=4, label=row["label"])
-    axes.set(xlabel="exit after", ylabel="top-1 on the test images, %")
-    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize="small")
-    _legend(figure)
-    save(figure, path, numbers)
-
-
-def early_numbers(groups: Groups, rows: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Curves of :func:`draw_early`: arithmetic of an image up to each exit, its mean top-1."""
+    """Curves of :func:`draw_exits`: arithmetic of an image up to each exit, its mean top-1."""
     whole = max(max(groups[name].first["exit_flops"]) for _, name in rows)
     return [
         {
@@ -106,9 +84,14 @@ def early_numbers(groups: Groups, rows: Sequence[tuple[str, str]]) -> list[dict[
     ]
 
 
-def draw_early(numbers: list[dict[str, Any]], path: Path) -> None:
+def draw_exits(numbers: list[dict[str, Any]], path: Path) -> None:
     """Top-1 of every exit against the arithmetic of an image up to it."""
     _draw_against("arithmetic of an image up to the exit, whole network = 1", numbers, path)
+
+
+def _styles() -> Iterator[tuple[str, str]]:
+    """Markers and colours that tell rows apart, of however many."""
+    return cycle(product("os^", COLOURS))
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
