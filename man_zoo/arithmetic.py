@@ -34,12 +34,12 @@ def _convolution_backward(
     transposed: bool,
     output_padding: Any,
     groups: int,
-    wanted: list[bool],
+    output_mask: list[bool],
     **_: Any,
 ) -> int:
     """The gradients of input and weight are each as large a product as the forward pass."""
-    forward = 2 * (x if transposed else gradient).numel() * weight[0].numel()
-    return forward * sum(wanted[:2])
+    forward = 2 * (x if transposed else gradient).numel() * weight.shape[1:].numel()
+    return forward * sum(output_mask[:2])
 
 
 _convolution_backward._get_raw = True  # type: ignore[attr-defined]  # tensors, not their shapes

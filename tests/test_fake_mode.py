@@ -118,3 +118,28 @@ def test_a_real_tensor_is_refused() -> None:
     real = torch.rand(3)
     with QuickFakeMode(), pytest.raises(AssertionError, match="Fake"):
         real + torch.rand(3)
+
+
+def test_the_default_type_counts() -> None:
+    with QuickFakeMode():
+        single = torch.empty(3), torch.ones(3, dtype=torch.int64) / 2
+        torch.set_default_dtype(torch.float64)
+        try:
+            double = torch.empty(3), torch.ones(3, dtype=torch.int64) / 2
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert {t.dtype for t in single} == {torch.float32}
+    assert {t.dtype for t in double} == {torch.float64}
+
+
+def test_a_tensor_of_another_mode_is_refused() -> None:
+    with FakeTensorMode():
+        other = torch.rand(3)
+    with QuickFakeMode(), pytest.raises(AssertionError, match="Mixing fake modes"):
+        other + torch.rand(3)
+
+
+def test_sparse_tensors_are_left_to_the_usual_mode() -> None:
+    with QuickFakeMode():
+        x = torch.sparse_coo_tensor(torch.zeros(2, 1, dtype=torch.int64), torch.ones(1), (2, 2))
+        assert (x * 2).layout is torch.sparse_coo

@@ -49,7 +49,8 @@ def tune(data: Path, output: Path, *words: str) -> dict:
 
 def test_a_run_with_held_out_images_is_measured_on_the_test_split(tmp_path) -> None:
     data = write_images(tmp_path / "data")
-    summary = train_here(*flags(data, tmp_path, "--val-holdout", "6", "--lr", "0.01"))
+    words = ("--val-holdout", "6", "--lr", "0.01", "--epochs", "2")
+    summary = train_here(*flags(data, tmp_path, *words))
     assert summary["count"] == 10
     result = evaluate_weights(parse_args([str(tmp_path / "run")]))
     assert {key: result[key] for key in ("top1", "count")} == {
@@ -62,6 +63,8 @@ def test_a_run_with_held_out_images_is_measured_on_the_test_split(tmp_path) -> N
         exported = read_metadata(folder)
         assert exported["validation"] == "10 test images"
         assert exported["metrics"] == {key: summary[key] for key in ("top1", "top5", "loss")}
+    earlier = export_run(tmp_path / "run", tmp_path / "earlier", checkpoint="epoch-0001")
+    assert read_metadata(earlier)["validation"] == "6 images"
     (tmp_path / "run" / "summary.json").unlink()  # as in a run that goes on
     assert read_metadata(export_run(tmp_path / "run", tmp_path / "on"))["validation"] == "6 images"
 

@@ -34,19 +34,50 @@ class QuickFakeMode(FakeTensorMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         values = (*args, *kwargs.values())
-        if not _is_plain(func, values):
+        if not self._is_plain(func, values):
             return super().__torch_dispatch__(func, types, args, kwargs)
         if _views(func):
             with in_kernel_invocation_manager(self):
                 views = func(*args, **kwargs)
             return _each(views, lambda view: FakeTensor(self, view, args[0].fake_device))
-        call = (func, *kwargs, *map(_alike, values))
+        call = (func, torch.get_default_dtype(), *kwargs, *map(_alike, values))
         if call in self._made:
             return _each(self._made[call], self._new)
         out = super().__torch_dispatch__(func, types, args, kwargs)
-        if _is_new(out, values):
+        if self._is_new(out, values):
             self._made[call] = _each(out, _Layout)
         return out
+
+    def _is_plain(self, func: Any, values: Iterable[object]) -> bool:
+        """Whether what comes out has a layout that those of the arguments decide.
+
+        Small constants, which ``FakeTensorMode`` computes with, tensors that are real or another
+        mode's, which it refuses, sparse ones and complex ones, which may be conjugate without a
+        trace in their layout, are not.
+        """
+        return (
+            isinstance(func, OpOverload)
+            and not func._schema.is_mutable
+            and all(map(self._is_own, tensors_among(values)))
+        )
+
+    def _is_own(self, tensor: object) -> bool:
+        return (
+            isinstance(tensor, FakeTensor)
+            and tensor.fake_mode is self
+            and tensor.constant is None
+            and tensor.layout is torch.strided
+            and not tensor.dtype.is_complex
+        )
+
+    def _is_new(self, out: Any, values: Iterable[object]) -> bool:
+        """Whether what came out is new tensors, each alone in a storage of its size."""
+        outs = [t for t in (out if isinstance(out, list | tuple) else [out]) if t is not None]
+        if not outs or not all(map(self._is_own, outs)):
+            return False
+        given = {id(t.untyped_storage()) for t in tensors_among(values)}
+        alone = len(given.union(id(t.untyped_storage()) for t in outs)) == len(given) + len(outs)
+        return alone and all(map(_fills_its_storage, outs))
 
     def _new(self, layout: "_Layout") -> Tensor:
         empty = torch.empty_strided(layout.shape, layout.stride, dtype=layout.dtype, device="meta")
@@ -68,22 +99,6 @@ def _views(func: OpOverload) -> bool:
     return func.is_view and not torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
 
 
-def _is_plain(func: Any, values: Iterable[object]) -> bool:
-    """Whether what comes out has a layout that those of the arguments decide.
-
-    Small constants, which ``FakeTensorMode`` computes with, real tensors, which it refuses, and
-    complex ones, which may be conjugate without a trace in their layout, are not.
-    """
-    return (
-        isinstance(func, OpOverload)
-        and not func._schema.is_mutable
-        and all(
-            isinstance(t, FakeTensor) and t.constant is None and not t.dtype.is_complex
-            for t in tensors_among(values)
-        )
-    )
-
-
 def _alike(value: Any) -> Any:
     """The same for two arguments of which an operator makes the same."""
     if isinstance(value, FakeTensor):
@@ -91,16 +106,6 @@ def _alike(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(map(_alike, value))
     return type(value), value  # 1 and 1.0 make different types
-
-
-def _is_new(out: Any, values: Iterable[object]) -> bool:
-    """Whether what came out is new tensors, each alone in a storage of its size."""
-    outs = [t for t in (out if isinstance(out, list | tuple) else [out]) if t is not None]
-    if not outs or not all(isinstance(t, FakeTensor) and t.constant is None for t in outs):
-        return False
-    given = {id(t.untyped_storage()) for t in tensors_among(values)}
-    alone = len(given.union(id(t.untyped_storage()) for t in outs)) == len(given) + len(outs)
-    return alone and all(map(_fills_its_storage, outs))
 
 
 def _fills_its_storage(tensor: Tensor) -> bool:

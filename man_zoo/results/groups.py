@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 from ..messages import unknown
@@ -49,12 +49,12 @@ class Group:
 
     @property
     def seconds(self) -> float:
-        """Mean time of training, in seconds: what it takes if every epoch takes the median one's.
+        """Mean seconds of training: what it takes if every epoch is as fast as the fastest.
 
-        What else the machine did in some of them does not count then.
+        What else the machine did in the others does not count then.
         """
         return mean(
-            len(line["epochs"]) * median(epoch["seconds"] for epoch in line["epochs"])
+            len(line["epochs"]) * min(epoch["seconds"] for epoch in line["epochs"])
             for line in self.lines
         )
 

@@ -5,7 +5,7 @@ function of this module, from the JSON lines.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -35,15 +35,27 @@ def _run_of(groups: Groups, rows: Sequence[tuple[str, str]]) -> list[tuple[str, 
     return [row for row in rows if row[1] in groups]
 
 
+def _held_out(one: Group, other: Group) -> str:
+    """How far its top-1 on the held-out images is from another's."""
+    return f"{mean(one.held_out) - mean(other.held_out):+.2f}"
+
+
+def _longer(groups: Groups, names: Mapping[str, str]) -> dict[str, str]:
+    """Those longer runs that there are, by the names of the shorter ones."""
+    return {short: long for short, long in names.items() if long in groups}
+
+
 def _ratio(one: Group, other: Group, key: str) -> str:
     """What one costs of another."""
     return f"{one.first[key] / other.first[key]:.2f}"
 
 
 def _apart(group: Group) -> str:
-    """How far its seeds lie apart."""
+    """How far its seeds lie apart, as a clause."""
     tops = group.tops
-    return f"{max(tops) - min(tops):.2f} in {len(tops)}" if len(tops) > 1 else "not known, one seed"
+    if len(tops) == 1:
+        return "one seed, so its spread is not known"
+    return f"its {len(tops)} seeds lie {max(tops) - min(tops):.2f} points apart"
 
 
 class Page:
@@ -63,6 +75,9 @@ class Page:
             not_run=self._not_run,
             top1=lambda group: f"{group.top1:.2f}",
             points=_points,
+            below=lambda one, other: f"{other.top1 - one.top1:.2f}",
+            held_out=_held_out,
+            longer=_longer,
             ratio=_ratio,
             apart=_apart,
             widest=Groups.widest,

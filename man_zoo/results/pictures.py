@@ -68,8 +68,11 @@ def _draw_against(across: str, numbers: list[dict[str, Any]], path: Path) -> Non
 
 
 def exits_numbers(groups: Groups, rows: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Curves of :func:`draw_exits`: arithmetic of an image up to each exit, its mean top-1."""
-    whole = max(max(groups[name].first["exit_flops"]) for _, name in rows)
+    """Curves of :func:`draw_exits`: arithmetic of an image up to each exit, its mean top-1.
+
+    The last exit is the network's own, whose arithmetic is 1; others may take more.
+    """
+    whole = groups[rows[0][1]].first["exit_flops"][-1]
     return [
         {
             "label": label,
@@ -78,6 +81,7 @@ def exits_numbers(groups: Groups, rows: Sequence[tuple[str, str]]) -> list[dict[
                 for flops, top1 in zip(
                     groups[name].first["exit_flops"], groups[name].exits, strict=True
                 )
+                if flops is not None and top1 is not None
             ],
         }
         for label, name in rows

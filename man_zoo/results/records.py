@@ -106,7 +106,8 @@ def exit_flops(model: LocalModel, input_size: tuple[int, int, int]) -> list[int 
     """
     found: list[int | None] = []
     before, has_exit = 0, [*(auxiliary.classifies for auxiliary in model.auxiliaries), True]
-    with fake(model.eval()) as model, torch.no_grad():
+    with fake(model) as model, torch.no_grad():
+        model.eval()
         features: Features = torch.empty(1, *input_size)
         for block, exits in zip(model.blocks, has_exit, strict=True):
             with flop_counter() as units:
