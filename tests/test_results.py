@@ -39,13 +39,13 @@ def docs(tmp_path) -> Path:
     return Path(shutil.copytree(DOCS, tmp_path / "docs"))
 
 
-def change(docs: Path, name: str, **values: object) -> None:
-    path = docs / "results" / "cifar10_cpu.jsonl"
+def change(docs: Path, file: str, name: str, **values: object) -> None:
+    path = docs / "results" / file
     add_result(path, next(line for line in read_results(path) if line["name"] == name) | values)
 
 
 def test_another_result_makes_the_page_and_the_pictures_of_it_stale(docs) -> None:
-    change(docs, "resnet20_dgl_k4", top1=12.34, exits=[12.34] * 4)
+    change(docs, "cifar10_cpu.jsonl", "resnet20_dgl_k4", top1=12.34, exits=[12.34] * 4)
     stale = [PAGE.name, *(f"results_{of}.png" for of in ("arithmetic", "memory", "exits"))]
     assert Page(docs).stale() == stale
     assert Page(docs).write() == stale
@@ -54,10 +54,10 @@ def test_another_result_makes_the_page_and_the_pictures_of_it_stale(docs) -> Non
 
 
 def test_a_result_that_no_picture_shows_makes_the_page_alone_stale(docs) -> None:
-    change(docs, "resnet20_dgl_k4", epochs=[{"seconds": 0.5}] * 24)
+    change(docs, "cifar10_short.jsonl", "man_ema_only", top1=12.34)
     assert Page(docs).stale() == [PAGE.name]
     Page(docs).write()
-    assert Page(docs).stale() == []
+    assert "12.34" in (docs / PAGE).read_text()
 
 
 def test_another_analysis_makes_its_table_and_pictures_stale(docs) -> None:

@@ -35,6 +35,11 @@ class Group:
         """Mean top-1 in percent."""
         return mean(self.tops)
 
+    @property
+    def apart(self) -> float:
+        """Points of top-1 between the best and the worst seed."""
+        return max(self.tops) - min(self.tops)
+
     def scores(self, *keys: str) -> list[float]:
         """A score of every seed, ``"miou"`` or that of one class, ``"iou", "lake"``."""
         found: list[Any] = list(self.lines)
@@ -90,7 +95,7 @@ class Groups:
 
     def widest(self) -> float:
         """Points between the best and the worst seed, of the group where they are most."""
-        return max(max(group.tops) - min(group.tops) for group in self._groups.values())
+        return max(group.apart for group in self._groups.values())
 
     def has(self, name: str, seed: int) -> bool:
         """Whether there is a result of that name and seed."""

@@ -52,10 +52,9 @@ def _ratio(one: Group, other: Group, key: str) -> str:
 
 def _apart(group: Group) -> str:
     """How far its seeds lie apart, as a clause."""
-    tops = group.tops
-    if len(tops) == 1:
+    if len(group.lines) == 1:
         return "one seed, so its spread is not known"
-    return f"its {len(tops)} seeds lie {max(tops) - min(tops):.2f} points apart"
+    return f"its {len(group.lines)} seeds lie {group.apart:.2f} points apart"
 
 
 class Page:

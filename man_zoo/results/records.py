@@ -11,7 +11,6 @@ import torch
 from ..arithmetic import flop_counter
 from ..benchmark import live_cost
 from ..console import disk_errors, user_errors, write_text
-from ..data import LoaderInfo
 from ..local_model import LocalModel
 from ..meter import fake
 from ..planner import Setting
@@ -56,6 +55,7 @@ def result_of(run: Path, name: str) -> dict[str, Any]:
             if isinstance(values, list) and key not in (*ended, "losses")
         }
         seconds = sum(record["seconds"] for record in records)
+    model = create_model(args, data, pretrained=False)
     return {
         "name": name,
         "seed": args.seed,
@@ -71,8 +71,8 @@ def result_of(run: Path, name: str) -> dict[str, Any]:
         **ended,
         **of_classes,
         "seconds": seconds,
-        **step_cost(args, data),
-        "exit_flops": exit_flops(create_model(args, data, pretrained=False), data.input_size),
+        **step_cost(model, args),
+        "exit_flops": exit_flops(model, data.input_size),
     }
 
 
@@ -82,12 +82,11 @@ def _epoch(record: dict[str, Any], scores: Iterable[str]) -> dict[str, Any]:
     return {key: record[key] for key in keys if key in record} | {"losses": losses}
 
 
-def step_cost(args: Namespace, data: LoaderInfo) -> dict[str, float]:
+def step_cost(model: LocalModel, args: Namespace) -> dict[str, float]:
     """``peak_gib`` and ``flops_per_image`` of a run's training step, by :mod:`man_zoo.meter`.
 
     On the CPU with SGD, whatever the run's optimizer, one update a batch and no weight EMA.
     """
-    model = create_model(args, data, pretrained=False)
     setting = Setting(
         args.batch_size,
         precision=args.mixed_precision or "no",
