@@ -60,10 +60,15 @@ def test_a_sweep_trains_what_is_missing_and_writes_a_line_a_run(folder):
     assert lines[0]["model"] == "resnet20_dgl_k4"
     assert all(line["settings"]["lr"] == 0.01 for line in lines)
 
+    # Elsewhere, where the lines are but no run folders: only what has no line is trained.
+    elsewhere = ["--output", str(folder / "elsewhere"), "--missing", "--lr", "0.01"]
+    write_sweep(folder, {"config": "narrow.yaml", "seeds": [0, 1]})
+    assert sweep(parse_args([str(path), *elsewhere])) == lines
+    assert not (folder / "elsewhere").exists()
+
     # Once more: nothing is trained again, and a lost line is written again.
     logs = {log: log.read_text() for log in (folder / "runs").glob("narrow*.log")}
     (folder / "lines" / "out.jsonl").unlink()
-    write_sweep(folder, {"config": "narrow.yaml", "seeds": [0, 1]})
     again = sweep(parse_args([*words[1:], "--lr", "0.01"]))
     assert {log: log.read_text() for log in logs} == logs
     assert sorted(again, key=lambda line: line["seed"]) == sorted(

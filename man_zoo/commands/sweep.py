@@ -25,6 +25,8 @@ def build_parser(program: str | None = None) -> ArgumentParser:
         "name of a sweep that comes with the library")  # fmt: skip
     add("--output", type=Path, default=Path("runs"), metavar="DIR", help="of the run folders")
     add("--jobs", type=positive, default=1, metavar="N", help="runs at a time, on shared cores")
+    add("--missing", action="store_true", help="leave out runs that the results file has a line "
+        "of, e.g. those of a clone")  # fmt: skip
     add("--launch", default=shlex.quote(sys.executable), metavar="COMMAND", help="what starts a "
         "run: python, or e.g. 'accelerate launch --num_processes 8'")  # fmt: skip
     return parser

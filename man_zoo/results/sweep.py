@@ -79,7 +79,10 @@ def sweep(args: Namespace) -> list[dict[str, Any]]:
             at the end, if runs failed.
     """
     results, runs = read_sweep(args.sweep, args.output, args.flags)
-    read_results(results)  # before hours are spent on what could not be put there
+    lines = read_results(results)  # before hours are spent on what could not be put there
+    if args.missing:
+        there = {(line["name"], line["seed"]) for line in lines}
+        runs = [run for run in runs if (run.name, run.seed) not in there]
     with user_errors(about="--launch"):
         command = [*shlex.split(args.launch), "-m", TRAIN]
     if args.jobs > 1:
