@@ -110,6 +110,20 @@ def test_seeds_are_taken_together(groups) -> None:
         groups["resnet32_dgl_k8"]
 
 
+def test_a_difference_has_the_standard_error_of_both_sides() -> None:
+    three, two = [70.0, 71.0, 72.0], [80.0, 82.0]
+    assert tables.difference(three, two) == "-10.00 ± 1.15"  # sqrt(1 / 3 + 2 / 2)
+    assert tables.difference(two, three) == "+10.00 ± 1.15"
+    assert tables.difference(three, [80.0]) == "-9.00"  # of one seed the spread is not known
+
+
+def test_end_to_end_has_no_distance_to_itself(groups) -> None:
+    rows = [("e2e", "resnet32_e2e_k1"), ("DGL", "resnet32_dgl_k16")]
+    e2e, dgl = tables.distances(groups, rows, "resnet32_e2e_k1").splitlines()[2:]
+    assert "| 80.00 | - |" in e2e
+    assert "| 71.00 ± 1.00 (3) | -9.00 |" in dgl
+
+
 def test_the_table_puts_ours_beside_the_published(groups) -> None:
     table = tables.methods(groups, [("DGL", "resnet32_dgl_k16")], "resnet32_e2e_k1")
     row = [cell.strip() for cell in table.splitlines()[-1].strip("|").split("|")]
@@ -182,7 +196,9 @@ def test_heads_are_compared_with_one_of_them(groups) -> None:
 
 def test_what_fits_into_the_same_memory_has_the_accuracy_of_its_runs(groups) -> None:
     found = {"results": [{"model": "a:b=c", "peak_gib": 0.25, "arithmetic_ratio": 1.5}]}
-    table = tables.equal_memory(found, groups, [("one", "a:b=c", "resnet32_e2e_k1")])
+    table = tables.equal_memory(
+        tables.by_model(found), groups, [("one", "a:b=c", "resnet32_e2e_k1")]
+    )
     assert table.splitlines()[-1] == "| one | 256 | 1.50 | 80.00 |"
 
 

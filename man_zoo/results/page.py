@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -26,8 +25,7 @@ TEMPLATE, PAGE = Path("results/page.md.jinja"), Path("results.md")
 
 def _points(one: Group, other: Group, *keys: str) -> str:
     """How far a score's mean is from another's; top-1 where no keys are given."""
-    ours, theirs = (mean(group.scores(*(keys or ("top1",)))) for group in (one, other))
-    return f"{ours - theirs:+.2f}"
+    return tables.difference(*(group.scores(*(keys or ("top1",))) for group in (one, other)))
 
 
 def _run_of(groups: Groups, rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -37,7 +35,7 @@ def _run_of(groups: Groups, rows: Sequence[tuple[str, str]]) -> list[tuple[str, 
 
 def _held_out(one: Group, other: Group) -> str:
     """How far its top-1 on the held-out images is from another's."""
-    return f"{mean(one.held_out) - mean(other.held_out):+.2f}"
+    return tables.difference(one.held_out, other.held_out)
 
 
 def _longer(groups: Groups, names: Mapping[str, str]) -> dict[str, str]:
@@ -74,7 +72,7 @@ class Page:
             not_run=self._not_run,
             top1=lambda group: f"{group.top1:.2f}",
             points=_points,
-            below=lambda one, other: f"{other.top1 - one.top1:.2f}",
+            below=lambda one, other: _points(other, one).removeprefix("+"),
             held_out=_held_out,
             longer=_longer,
             ratio=_ratio,
@@ -87,7 +85,8 @@ class Page:
             ablation=tables.ablation,
             scores=tables.scores,
             heads=tables.heads,
-            equal_memory=partial(tables.equal_memory, self._json("equal_memory.json")),
+            equal_memory=tables.equal_memory,
+            step_costs=tables.by_model(self._json("equal_memory.json")),
             accuracies=tables.accuracies,
             weights=partial(tables.weights, json.loads(index.read_text())),
             published=partial(tables.published, docs.parent / "recipes" / "configs"),
@@ -106,11 +105,14 @@ class Page:
         return json.loads((self.docs / "results" / name).read_text())
 
     def _not_run(self, sweep: str, groups: Groups) -> str:
-        """Runs of a sweep file that are not among its results, by name and seed."""
+        """Runs of a sweep file that are not among its results, by name and seeds."""
         file = self.docs.parent / "recipes" / "sweeps" / sweep
         _, runs = read_sweep(file, self.docs / "runs", [])
-        missing = [run for run in runs if not groups.has(run.name, run.seed)]
-        return ", ".join(f"`{run.name}` (seed {run.seed})" for run in missing) or "none"
+        seeds: dict[str, list[str]] = {}
+        for run in runs:
+            if not groups.has(run.name, run.seed):
+                seeds.setdefault(run.name, []).append(str(run.seed))
+        return ", ".join(f"`{name}` (seed {', '.join(seeds[name])})" for name in seeds) or "none"
 
     def _drawn(
         self, numbers: Callable[..., Any], draw: Callable[[Any, Path], None]

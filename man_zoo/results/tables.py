@@ -1,8 +1,9 @@
 """Markdown tables of results."""
 
 from collections.abc import Iterable, Sequence
+from math import sqrt
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, stdev, variance
 from typing import Any
 
 from .groups import Group, Groups
@@ -22,6 +23,17 @@ def spread(values: Sequence[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.2f}"
     return f"{mean(values):.2f} ± {stdev(values):.2f} ({len(values)})"
+
+
+def difference(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """How far the mean is from another: ``-1.82``, or ``-1.82 ± 0.20`` where both have seeds.
+
+    What stands behind is the standard error of the difference (Welch).
+    """
+    means = f"{mean(ours) - mean(theirs):+.2f}"
+    if min(len(ours), len(theirs)) == 1:
+        return means
+    return f"{means} ± {sqrt(sum(variance(each) / len(each) for each in (ours, theirs))):.2f}"
 
 
 def setting(group: Group) -> str:
@@ -85,7 +97,8 @@ _DISTANCE = ("method", "config", "top-1 %", "to e2e")
 
 
 def _distance(label: str, group: Group, e2e: Group) -> tuple[str, str, str, str]:
-    return label, f"`{group.name}`", spread(group.tops), f"{group.top1 - e2e.top1:+.2f}"
+    distance = "-" if group is e2e else difference(group.tops, e2e.tops)
+    return label, f"`{group.name}`", spread(group.tops), distance
 
 
 def ablation(groups: Groups, rows: Sequence[tuple[str, str, str]], baseline: str) -> str:
@@ -125,17 +138,21 @@ def heads(groups: Groups, rows: Sequence[tuple[str, str]], baseline: str) -> str
     return markdown((*header, "peak"), body)
 
 
+def by_model(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What ``man-zoo benchmark --json`` has written of each model, by what the model is called."""
+    return {line["model"]: line for line in found["results"]}
+
+
 def equal_memory(
-    found: dict[str, Any], groups: Groups, rows: Sequence[tuple[str, str, str]]
+    lines: dict[str, dict[str, Any]], groups: Groups, rows: Sequence[tuple[str, str, str]]
 ) -> str:
     """What each way to train takes within about the same memory, and how accurate it is.
 
     Args:
-        found: What ``man-zoo benchmark --json`` has written.
+        lines: As :func:`by_model` gives them.
         groups: The results.
         rows: Label, model as the benchmark has it, and name of the runs, of each row.
     """
-    lines = {line["model"]: line for line in found["results"]}
     body = [
         (
             label,
