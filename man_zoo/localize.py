@@ -1,7 +1,7 @@
 """Any timm backbone as a model that learns locally."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -37,7 +37,7 @@ def localize(
     img_size: int | tuple[int, int] | None = None,
     pretrained_cfg: Any = None,
     pretrained_cfg_overlay: dict[str, Any] | None = None,
-    memory_budget: int | str | None = None,
+    memory_budget: float | str | None = None,
     calibrate: bool = False,
     task: str = CLASSIFICATION,
     decoder: str | None = None,
@@ -68,8 +68,9 @@ def localize(
         decoder: Of segmentation ``"deeplabv3"`` (default) or ``"fpn"``, of detection
             ``"retinanet"`` (default) or ``"retinanet_v2"``.
         keywords: ``cuts``, ``recompute``, ``head_norm``, the method's own (see its page in docs/)
-            and timm's; and for the planner (``memory_budget``, ``cuts="balanced"``) what a step
-            is, ``batch_size`` and more, as :class:`man_zoo.planner.Setting` takes it.
+            and timm's; and for the planner (``memory_budget``, ``cuts="balanced"``), and no other
+            call, what a step is, ``batch_size`` and more, as :class:`man_zoo.planner.Setting` takes
+            it. ``device`` is the planner's there, and timm's otherwise.
 
     Raises:
         ValueError: For an unknown backbone, method or keyword, an impossible K, a cut that does
@@ -91,7 +92,8 @@ def localize(
         settings = {key: keywords.pop(key) for key in settings_of(task) if key in keywords}
         what = create_task(task, keywords.pop("num_classes", 0), decoder, **settings)
     local_keywords = take_keywords(keywords)
-    step = {f.name: keywords.pop(f.name) for f in fields(Setting) if f.name in keywords}
+    planned = is_planned({"memory_budget": memory_budget} | local_keywords)
+    step = _step_keywords(keywords, planned)
     cfg = resolve_pretrained_cfg(backbone, pretrained_cfg, pretrained_cfg_overlay)
     channels, *size = cfg.input_size
     if img_size is not None:
@@ -114,7 +116,7 @@ def localize(
         timm.models.get_arch_name(backbone),
         (keywords.get("in_chans", channels), *size),
     )
-    if memory_budget is not None or local_keywords.get("cuts") == BALANCED:
+    if planned:
         if step.get("batch_size") is None:
             raise ValueError("memory_budget= and cuts='balanced' need batch_size=, images a step.")
         create = partial(
@@ -141,6 +143,28 @@ def localize(
         criterion=criterion,
         task=what,
     )
+
+
+def is_planned(keywords: Mapping[str, Any]) -> bool:
+    """Whether a model of these keywords of :func:`localize` is one that the planner cuts."""
+    return keywords.get("memory_budget") is not None or keywords.get("cuts") == BALANCED
+
+
+def _step_keywords(keywords: dict[str, Any], planned: bool) -> dict[str, Any]:
+    """Take what a step is out of ``keywords``, for the planner.
+
+    Raises:
+        ValueError: If nothing is planned.
+    """
+    named = [f.name for f in fields(Setting) if f.name in keywords]
+    if not planned:
+        named = [name for name in named if name != "device"]  # which timm takes as well
+        if named:
+            raise ValueError(
+                f"{', '.join(f'{name}=' for name in named)} says what a step is, for the planner; "
+                "give memory_budget= or cuts='balanced' as well, or leave it out."
+            )
+    return {name: keywords.pop(name) for name in named}
 
 
 def create_backbone(backbone: str, method: str, **keywords: Any) -> Any:
@@ -173,7 +197,7 @@ def create_backbone(backbone: str, method: str, **keywords: Any) -> Any:
 def plan(
     create: Callable[..., Planner],
     k: int | None,
-    memory_budget: int | str | None,
+    memory_budget: float | str | None,
     keywords: dict[str, Any],
 ) -> Plan:
     """The planner's answer for a model that is there: within a budget, or the cuts of least peak.

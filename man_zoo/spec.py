@@ -24,7 +24,9 @@ _PUBLISHED_LAMBDAS: dict[tuple[str, str, int | None], dict[str, Any]] = {
     ("resnet32", "man_infopro", None): {"lambda1": (5.0, 0.0), "lambda2": (0.5, 0.0)},
     ("resnet110", "man_infopro", None): {"lambda1": (5.0, 0.0), "lambda2": (0.5, 0.0)},
     ("resnet101", "infopro", None): {"lambda1": (5.0, 5.0), "lambda2": (0.75, 0.75)},
+    ("resnet101", "man_infopro", None): {"lambda1": (5.0, 5.0), "lambda2": (0.75, 0.75)},
     ("resnet152", "infopro", None): {"lambda1": (5.0, 5.0), "lambda2": (1.0, 1.0)},
+    ("resnet152", "man_infopro", None): {"lambda1": (5.0, 5.0), "lambda2": (1.0, 1.0)},
 }
 
 _PUBLISHED_DENSE: dict[tuple[str, str], dict[str, Any]] = {
@@ -224,7 +226,8 @@ def _default_settings(
         if tokens:
             settings["learnable_units"] = 1
     if task == CLASSIFICATION:
-        for key in ((backbone, base, None), (backbone, base, k), (backbone, method, None)):
+        published = method.replace("overlap", "man")  # which it is the control of
+        for key in ((backbone, published, None), (backbone, published, k)):
             settings |= _PUBLISHED_LAMBDAS.get(key, {})
     return settings
 

@@ -22,6 +22,7 @@ from .console import UserError, log_without_credentials, without_credentials
 from .spec import parse_name
 
 CARD, CONFIG, WEIGHTS, INDEX = "README.md", "config.json", "model.safetensors", "index.json"
+DECODER = "decoder.safetensors"  # of a dense task, beside the backbone's weights
 SMALL = 10_000_000  # bytes; heavier weights are on the Hub alone
 
 _WORD = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")

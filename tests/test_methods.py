@@ -108,12 +108,19 @@ def test_the_lambdas_of_a_single_auxiliary_are_the_first() -> None:
         ("resnet110", "man_infopro", 32, (5, 0), (0.5, 0)),
         ("resnet101", "infopro", 4, (5, 5), (0.75, 0.75)),
         ("resnet152", "man_infopro", 2, (5, 5), (1, 1)),
+        ("resnet32", "overlap_infopro", 16, (5, 0), (0.5, 0)),
+        ("resnet152", "overlap_infopro", 2, (5, 5), (1, 1)),
     ],
 )
 def test_published_lambdas_are_the_default(backbone, method, k, lambda1, lambda2) -> None:
     settings = man_zoo.spec.make_spec(backbone, method, k, {}).head_settings
     assert settings["lambda1"] == lambda1
     assert settings["lambda2"] == lambda2
+
+
+@pytest.mark.parametrize(("backbone", "k"), [("resnet32", 16), ("resnet110", 55), ("resnet101", 4)])
+def test_lambdas_published_for_others_are_not_manpps(backbone, k) -> None:
+    assert man_zoo.spec.make_spec(backbone, "manpp_infopro", k, {}).head_settings == {}
 
 
 def test_infopro_weighs_reconstruction_and_task_loss() -> None:

@@ -171,6 +171,28 @@ def test_a_budget_that_cannot_be_met_says_what_the_least_is():
         plans.within(20 * 2**20)
 
 
+@pytest.mark.parametrize("steps", [2, 3])
+def test_a_budget_of_the_least_is_met_where_gradients_accumulate(steps):
+    with torch.device("meta"):
+        model = timm.create_model("resnet18", num_classes=10)
+    setting = Setting(8, grad_accum_steps=steps)
+    plans = Planner(model, "resnet18", "man_dgl", {}, (3, 64, 64), setting)
+    least = plans.balanced(4, "")
+    found = plans.within(least.cost.peak, 4, "")
+    assert found.cost.peak <= least.cost.peak
+
+
+def test_a_batch_in_slices_is_another_training_where_the_last_auxiliary_is_shallow():
+    # AugLocal's auxiliaries of one unit have a batch norm; here the first is deeper.
+    with torch.device("meta"):
+        model = timm.create_model("convnext_atto", num_classes=10)
+    about = model, "convnext_atto", "auglocal"
+    plans = [
+        Planner(*about, {"pyramid_coeff": coeff}, (3, 64, 64), Setting(8)) for coeff in (0.0, 1.0)
+    ]
+    assert [each.divisible for each in plans] == [True, False]
+
+
 def test_localize_plans():
     model = man_zoo.localize(
         "resnet18", "man_dgl", k=3, cuts="balanced", batch_size=BATCH, num_classes=10, img_size=64
@@ -192,6 +214,7 @@ def test_localize_plans():
         ({"k": 3, "cuts": "balanced"}, "need batch_size="),
         ({"memory_budget": "1GiB", "batch_size": 8, "cuts": "even"}, "chooses the cuts"),
         ({"k": 99, "cuts": "balanced", "batch_size": 8}, "k=99 is impossible"),
+        ({"k": 2, "batch_size": 8, "opt": "adamw"}, r"batch_size=, opt= says what a step is"),
     ],
 )
 def test_bad_requests_are_one_sentence(keywords, sentence):
@@ -199,7 +222,17 @@ def test_bad_requests_are_one_sentence(keywords, sentence):
         man_zoo.localize("resnet18", "man_dgl", img_size=64, **keywords)
 
 
+def test_where_nothing_is_planned_the_device_is_timms():
+    model = man_zoo.localize("resnet18", "dgl", 2, device="meta")
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
 def test_sizes():
     assert budget_bytes("6GiB") == 6 * 2**30
     assert budget_bytes("0.5 GiB") == 2**29
     assert budget_bytes(123) == 123
+    assert budget_bytes("6GB") == budget_bytes("6gb") == budget_bytes("6Gb") == 6 * 10**9
+    assert budget_bytes(0.5e9) == 5 * 10**8
+    for wrong in (0.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="is no size"):
+            budget_bytes(wrong)

@@ -17,6 +17,7 @@ from ..runs.config import read_args
 from ..runs.folder import CHECKPOINTS
 from ..runs.metadata import load_metadata
 from ..runs.model import load_run
+from ..spec import CLASSIFICATION
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ def load_runs(
         checkpoint: ``"last"``, ``"best"`` or the name of one that all runs have.
 
     Raises:
-        UserError: If there is no such run, if runs differ in backbone or data, or if labels are
-            not one for each run and all different.
+        UserError: If there is no such run, or none of a classifier, if runs differ in backbone or
+            data, or if labels are not one for each run and all different.
         ValueError: If a run has no such checkpoint.
     """
     if labels is not None and len(labels) != len(folders):
@@ -78,6 +79,8 @@ def load_runs(
 
 def _load(folder: Path, device: torch.device, checkpoint: str) -> Run:
     args, data = read_args(folder), load_metadata(folder).data
+    if data.task != CLASSIFICATION:
+        raise UserError(f"{folder} is a run of {data.task}; expected runs of classifiers.")
     model = load_run(folder, checkpoint).eval().to(device)
     return Run(
         label=f"{model.spec.name}, seed {args.seed}",

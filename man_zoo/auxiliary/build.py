@@ -44,9 +44,7 @@ def build_auxiliaries(
         ValueError: If a block has too few units for the momentum unit of the one before.
     """
     shapes = unit_shapes(backbone, input_size)
-    if spec.momentum is not None:
-        for block in block_ranges(cuts, len(units))[1:]:
-            first_units(units, block, spec.momentum.momentum_units)
+    need_units_to_copy(units, cuts, spec)
     return [
         build_auxiliary(
             units,
@@ -61,6 +59,13 @@ def build_auxiliaries(
         )
         for j, cut in enumerate(cuts)
     ]
+
+
+def need_units_to_copy(units: Units, cuts: Sequence[int], spec: LocalSpec) -> None:
+    """Raises ``ValueError`` if a block has too few for the momentum unit of the one before."""
+    if spec.momentum is not None:
+        for block in block_ranges(tuple(cuts), len(units))[1:]:
+            first_units(units, block, spec.momentum.momentum_units)
 
 
 def build_auxiliary(

@@ -89,6 +89,8 @@ def _check(args: Namespace) -> Candidate:
         raise ValueError("--block-parallel compares one model with itself, eager, on the CPU.")
     if args.micro_batches > 1:
         raise ValueError("--block-parallel compares whole batches; drop --micro-batches.")
+    if not args.time:
+        raise ValueError("--block-parallel is about time and --no-time leaves it out; drop one.")
     if args.grad_accum_steps > 1 or args.model_ema:
         raise ValueError(
             "--block-parallel compares steps of one batch, without an average of the weights; drop "

@@ -132,7 +132,7 @@ def settings(args: Namespace) -> dict[str, Any]:
     """The flags that the figures depend on; without those that have no value."""
     elsewhere = ("models", "json", "device", "cpu_threads")
     values = {k: v for k, v in vars(args).items() if k not in elsewhere and v is not None}
-    return values | {"model_kwargs": dict(args.model_kwargs)}
+    return values | {"model_kwargs": dict(args.model_kwargs), "memory_of": memory_device(args)}
 
 
 def render(report: dict[str, Any]) -> str:

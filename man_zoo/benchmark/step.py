@@ -13,7 +13,7 @@ from ..console import user_errors
 from ..console.numbers import height_width
 from ..local_block import LocalBlock
 from ..local_model import LocalModel
-from ..localize import localize
+from ..localize import is_planned, localize
 from ..meter import StepCost, fake, measure
 from ..planner import Setting
 from ..planner.optimizer import create_optimizer
@@ -32,6 +32,7 @@ def build(candidate: Candidate, args: Namespace, device: torch.device) -> LocalM
     """
     spec, setting = candidate.spec, setting_of(args, args.batch_size, memory_device(args))
     step = vars(replace(setting, micro_batches=candidate.micro_batches))
+    of_planner = step if is_planned(candidate.keywords) else {}
     # TypeError is how timm answers a keyword that it does not know, RuntimeError an image size.
     with user_errors(ValueError, TypeError, RuntimeError, about=candidate.name):
         model = localize(
@@ -39,7 +40,7 @@ def build(candidate: Candidate, args: Namespace, device: torch.device) -> LocalM
             spec.method,
             spec.k,
             img_size=height_width(args.img_size) if args.img_size else None,
-            **(step | candidate.keywords),
+            **(of_planner | candidate.keywords),
         )
         model.check_micro_batches(candidate.micro_batches)
     if candidate.checkpointed:

@@ -122,7 +122,7 @@ def run(args: Namespace) -> None:
         else:
             planner, plan = choose(planner, args, k, budget)
             expected = verdict(planner, plan)
-        lines += [describe(plan, task_keywords(args)), expected]
+        lines += [describe(plan, model_keywords(args)), expected]
         if args.calibrate:
             lines.append(trial(planner, plan))
         if plan.setting.micro_batches > 1 and not planner.divisible:
@@ -137,6 +137,8 @@ def run(args: Namespace) -> None:
 
 def check(args: Namespace) -> None:
     """Raises ``ValueError`` for flags that contradict each other."""
+    if args.picture and not args.compare:
+        raise ValueError("--picture draws what --compare finds; add --compare.")
     if args.memory and not args.processes:
         raise ValueError("--memory is the limit of each of several --processes; or use --budget.")
     if args.largest and not args.budget:
@@ -146,6 +148,10 @@ def check(args: Namespace) -> None:
             "--largest plans cuts and recomputation, and compares; drop --cuts, "
             "--recompute and --compare."
         )
+    if args.largest and args.micro_batches == AUTO:
+        raise ValueError("--largest takes a number of --micro-batches; leave out auto.")
+    if args.budget and args.cuts != BALANCED:
+        raise ValueError("--budget chooses the cuts; leave out --cuts, or the budget.")
     if args.budget and args.processes:
         raise ValueError("--budget is for one process; --memory limits each of --processes.")
     if args.micro_batches == AUTO and not args.budget:
@@ -230,16 +236,15 @@ def task_of(args: Namespace) -> Task | None:
     return create_task(args.task, args.num_classes or TASKS[args.task].usual_classes, args.decoder)
 
 
-def task_keywords(args: Namespace) -> dict[str, Any]:
-    """What ``localize`` takes for the task that the flags name, beside the plan."""
+def model_keywords(args: Namespace) -> dict[str, Any]:
+    """What ``localize`` takes for the model that the flags name, beside the plan."""
     task = task_of(args)
-    if task is None:
-        return {}
-    named: dict[str, Any] = {"task": task.name, "num_classes": task.num_classes}
+    named = {} if task is None else {"task": task.name, "num_classes": task.num_classes}
     if args.img_size:
         named["img_size"] = height_width(args.img_size)
     flags = ("decoder", "output_stride")
-    return named | {flag: getattr(args, flag) for flag in flags if getattr(args, flag)}
+    named |= {flag: getattr(args, flag) for flag in flags if getattr(args, flag)}
+    return args.model_kwargs | named
 
 
 def choose(

@@ -38,6 +38,8 @@ def run(args: Namespace) -> None:
         return
     if args.create_pr and args.revision:
         raise UserError("--create-pr is against the main branch; leave --revision out.")
+    if args.private and (args.update or args.revision or args.create_pr):
+        raise UserError("--private is for a new repository; change one that is there on the Hub.")
     commit, weights = push(
         args.folder,
         args.repo,

@@ -8,9 +8,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from timm.models import model_entrypoint
 
 from ..console import UserError, user_errors
-from ..spec import WRAPPERS, base_method
+from ..spec import CLASSIFICATION, WRAPPERS, base_method
 from ..tasks import TASKS, Classification
-from ..weights import CARD, CONFIG, check_title
+from ..weights import CARD, CONFIG, DECODER, WEIGHTS, check_title
 from .markdown import code, code_block, one_line, words
 
 # Stands in a card for where its weights are, until they have a repository.
@@ -23,7 +23,7 @@ _TEMPLATE = """---
 
 {{ architecture }} trained {{ how }} on {{ data }}.
 
-These are the weights of the backbone alone: auxiliaries of local training are left out.
+{{ weights }} Auxiliaries of local training are left out.
 
 | | |
 | --- | --- |
@@ -56,13 +56,13 @@ man_zoo, on as many local blocks as you like:
 import man_zoo
 
 model = man_zoo.localize(
-    "{{ source }}", "{{ method }}", k={{ k }}, pretrained=True, auxiliaries=True{{ task }}
-)
+    "{{ source }}", "{{ method }}", k={{ k }}, pretrained=True, auxiliaries=True{{ keywords }}
+){{ decoder }}
 ```
-
+{% if by_name %}
 Where man_zoo's index has them, the weights are
 {{ by_name }}.
-
+{% endif %}
 ## Train
 
 {{ recipe }}
@@ -137,6 +137,16 @@ _CITATIONS = {
   year = {2024}
 }""",
 }
+_OF_BOTH = (
+    f"`{WEIGHTS}` has the weights of the backbone, `{DECODER}` those of the decoder, under "
+    "torchvision's names."
+)
+_DECODER = f"""
+
+# With {DECODER} of this repository:
+from safetensors.torch import load_file
+
+model.decoder.load_state_dict(load_file("{DECODER}"))"""
 _DATA_NOTES = {
     "digits": "The digits are the test set of UCI's Optical Recognition of Handwritten Digits "
     "(CC BY 4.0), as scikit-learn carries it.",
@@ -182,9 +192,11 @@ def write_card(path: Path, metadata: dict[str, Any], architecture: str, labels: 
         ),
         template_str=_TEMPLATE,
         title=words(title),
-        by_name=code(f'timm.create_model("{title}", pretrained=True)'),
+        by_name="" if task.dense else code(f'timm.create_model("{title}", pretrained=True)'),
         architecture=architecture,
-        task=f', task="{task.name}", num_classes={len(labels)}' if task.dense else "",
+        weights=_OF_BOTH if task.dense else "These are the weights of the backbone alone.",
+        keywords="".join(f", {key}={value!r}" for key, value in metadata["task_keywords"].items()),
+        decoder=_DECODER if task.dense else "",
         scores="\n".join(
             f"| {words} | {metadata['metrics'][key]:.2f} % |"
             for key, words in task.percent.items()
@@ -214,19 +226,29 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     """What ``config.json`` of an exported folder has under ``"man_zoo"``.
 
     Raises:
-        UserError: If it is not there, not all that an index needs, or under a name that is no
-            folder's.
+        UserError: If it is not there, not all that a card or an index needs, or under a name that
+            is no folder's.
     """
     path = folder / CONFIG
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))["man_zoo"]
-        _ = (metadata["name"], metadata["tag"], float(metadata["metrics"]["top1"]))
+        score = metadata["metrics"][_task(metadata).main_score]
+        _ = (metadata["name"], metadata["tag"], float(score))
     except (ValueError, LookupError, TypeError) as error:
         expected = "expected a folder of `man-zoo export`"
         raise UserError(f"{path} is not man_zoo's; {expected}.") from error
     with user_errors(ValueError, about=str(path)):
         check_title(metadata["name"], metadata["tag"])
     return metadata
+
+
+def is_dense(metadata: dict[str, Any]) -> bool:
+    """Whether weights are of a dense task, and have a decoder beside them."""
+    return _task(metadata).dense
+
+
+def _task(metadata: dict[str, Any]) -> Any:
+    return TASKS[metadata.get("task", CLASSIFICATION)]  # older exports are of classifiers
 
 
 def card_of(folder: Path, repository: str | None = None) -> str:

@@ -20,7 +20,7 @@ from ..runs.folder import CHECKPOINTS, EXPORT, SUMMARY, load_epoch
 from ..runs.metadata import load_metadata
 from ..runs.model import create_model
 from ..runs.untrusted import read_json
-from ..tasks import TASKS
+from ..tasks import TASKS, keywords_of
 from ..weights import CARD, CONFIG, check_title
 from .card import load_lines, write_card
 from .network import save_network
@@ -80,6 +80,7 @@ def export_run(
         "name": model.spec.name,
         "tag": tag,
         "task": model.task.name,
+        "task_keywords": keywords_of(model.task),
         "method": model.spec.method,
         "k": model.spec.k,
         "cuts": [model.unit_names[cut] for cut in model.cuts],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..console import UserError, whole_folder, write_json
 from ..weights import CARD, CONFIG, INDEX, SMALL, WEIGHTS, Weights, is_installed, read_index, sha256
-from .card import card_of, read_metadata
+from .card import card_of, is_dense, read_metadata
 
 
 def add_to_index(
@@ -20,8 +20,8 @@ def add_to_index(
         revision: The commit there.
 
     Raises:
-        UserError: If the folder is no export, the index cannot be read, or there is no checkout
-            for it.
+        UserError: If the folder is no export, or one for a dense task, the index cannot be read, or
+            there is no checkout for it.
     """
     if is_installed():
         raise UserError(
@@ -30,6 +30,11 @@ def add_to_index(
         )
     entries = read_index()
     metadata = read_metadata(folder)
+    if is_dense(metadata):
+        raise UserError(
+            f"{folder} has weights for {metadata['task']}, and the index is one of classifiers; "
+            "push them to the Hub, or use them from their folder."
+        )
     file = folder / WEIGHTS
     weights = Weights(
         metadata["name"],

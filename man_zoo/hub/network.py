@@ -9,9 +9,7 @@ from torch import nn
 
 from ..console import whole
 from ..local_model import LocalModel
-from ..weights import WEIGHTS
-
-DECODER = "decoder.safetensors"
+from ..weights import DECODER, WEIGHTS
 
 
 def save_network(model: LocalModel, folder: Path, header: dict[str, Any]) -> None:

@@ -8,8 +8,8 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, constants, ge
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
 from ..console import UserError, log_without_credentials, noted, without_credentials
-from ..weights import CARD, CONFIG, WEIGHTS, Weights, is_installed, read_index
-from .card import card_of, read_metadata
+from ..weights import CARD, CONFIG, DECODER, WEIGHTS, Weights, is_installed, read_index
+from .card import card_of, is_dense, read_metadata
 from .index import add_to_index
 
 
@@ -24,8 +24,9 @@ def push(
 ) -> tuple[CommitInfo, Weights | None]:
     """Publish a folder in one commit, and put it into the index under that commit.
 
-    A proposal is not in the index: nobody knows yet which commit it will be, and whether. An
-    installed package's index stays as it is. A new repository that could not be filled is deleted
+    A proposal is not in the index: nobody knows yet which commit it will be, and whether. Nor are
+    weights of a dense task: the index is one of classifiers. An installed package's index stays as
+    it is. A new repository that could not be filled is deleted
     again.
 
     Args:
@@ -67,7 +68,7 @@ def push(
         if new:
             _delete(api, repository, error)
         raise
-    if create_pr or is_installed():
+    if create_pr or is_installed() or is_dense(read_metadata(folder)):
         return commit, None
     with noted(
         f"published as {without_credentials(commit.commit_url)}, and `man-zoo push {folder} "
@@ -82,20 +83,26 @@ def plan_push(folder: Path, repository: str) -> list[CommitOperationAdd]:
     Raises:
         UserError: If the folder is no export of man_zoo, or has links in place of files.
     """
-    for path in (folder / name for name in (WEIGHTS, CONFIG, CARD)):
-        if path.is_symlink():
-            raise UserError(
-                f"{path} is a link to {path.readlink()}; expected the file itself, so that nothing "
-                "is published that lies elsewhere."
-            )
-        if not path.is_file():
-            raise UserError(f"{folder} has no {path.name}; expected a folder of `man-zoo export`.")
-    read_metadata(folder)
+    files = [WEIGHTS, CONFIG]
+    for name in (*files, CARD):
+        _need_file(folder / name)
+    if is_dense(read_metadata(folder)):
+        _need_file(folder / DECODER)
+        files.append(DECODER)
     return [
-        CommitOperationAdd(WEIGHTS, folder / WEIGHTS),
-        CommitOperationAdd(CONFIG, folder / CONFIG),
+        *(CommitOperationAdd(name, folder / name) for name in files),
         CommitOperationAdd(CARD, card_of(folder, repository).encode()),
     ]
+
+
+def _need_file(path: Path) -> None:
+    if path.is_symlink():
+        raise UserError(
+            f"{path} is a link to {path.readlink()}; expected the file itself, so that nothing "
+            "is published that lies elsewhere."
+        )
+    if not path.is_file():
+        raise UserError(f"{path.parent} has no {path.name}; expected a folder of `man-zoo export`.")
 
 
 def _title(folder: Path) -> str:

@@ -63,7 +63,7 @@ def _parts(plan: Plan) -> str:
 
 
 def verdict(planner: Planner, plan: Plan) -> str:
-    """What checkpointing alone would cost within the same memory, in a sentence."""
+    """What end to end with recomputation would cost within the same memory, in a sentence."""
     alone = planner.checkpointed_within(plan.cost.peak)
     if alone is None:
         smallest = planner.end_to_end("all")
@@ -72,7 +72,7 @@ def verdict(planner: Planner, plan: Plan) -> str:
             f"every unit recomputed it takes {smallest.peak_gib:.2f} GiB at "
             f"{smallest.arithmetic_ratio:.2f} times the arithmetic."
         )
-    alone_is = f"Checkpointing alone{plan.setting.in_slices}"
+    alone_is = f"End to end with recomputation{plan.setting.in_slices}"
     ratio = f"{alone.arithmetic_ratio:.2f} times the arithmetic"
     if alone.cost.total <= plan.cost.total:
         return (

@@ -7,7 +7,9 @@ from .cost import CostModel
 
 def divisible(model: CostModel) -> bool:
     """Whether a batch in slices is the same training: its images meet nowhere."""
-    auxiliaries = [] if model.spec.method == END_TO_END else [model.auxiliary(0, (0, 2))]
+    # The first and the last, which AugLocal makes deepest and shallowest.
+    places = () if model.spec.method == END_TO_END else ((0, 2), (1, 2))
+    auxiliaries = [model.auxiliary(0, place) for place in places]
     return not (
         any(map(normalises_batches, (model.backbone, model.head, *auxiliaries)))
         or any(auxiliary.compares for auxiliary in auxiliaries)

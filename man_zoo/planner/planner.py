@@ -10,9 +10,10 @@ from timm.layers import Format
 from torch import Tensor
 
 from ..auxiliary.auglocal import final_cuts
+from ..auxiliary.build import need_units_to_copy
 from ..auxiliary.momentum import FORMS
 from ..families import list_units
-from ..recompute import AUXILIARIES, choose_recompute, modes_of, recompute_name
+from ..recompute import choose_recompute, modes_of, recompute_names
 from ..spec import END_TO_END, LocalSpec, make_spec
 from ..split import choose_cuts
 from ..tasks import Classification, Task, need_no_taps
@@ -153,15 +154,10 @@ class Planner:
 
     def _plan(self, form: str | None, split: Split) -> Plan:
         model = self._model(form)
-        recompute = [recompute_name(self.names[i], split.units[i]) for i in sorted(split.units)]
-        recompute += [
-            recompute_name(f"{AUXILIARIES}.{j}", split.auxiliaries[j])
-            for j in sorted(split.auxiliaries)
-        ]
         spec = replace(
             self._spec(form, len(split.cuts) + 1),
             cuts=tuple(self.names[cut] for cut in split.cuts),
-            recompute=tuple(recompute),
+            recompute=recompute_names(self.names, split.units, split.auxiliaries),
         )
         return Plan(spec, self.names, split, cost_of(model, split), self._whole(), self.setting)
 
@@ -186,12 +182,14 @@ class Planner:
         """What given cuts cost.
 
         Raises:
-            ValueError: For an impossible K, a cut or a part that does not exist.
+            ValueError: For an impossible K, a cut or a part that does not exist, a block of fewer
+                units than are copied.
         """
         indices = choose_cuts(self.name, self.names, k, cuts, self.task.name)
         spec = self._spec(form)
         if spec.base == "auglocal":
             indices = final_cuts(indices, len(self.names), **spec.head_settings)
+        need_units_to_copy(list_units(self.backbone), indices, spec)
         units, auxiliaries = self._recompute(recompute, auxiliaries=len(indices))
         return self._plan(form, Split(indices, units, auxiliaries))
 
@@ -232,10 +230,14 @@ class Planner:
         choices = self._choices(self._ks(k), recompute)
         self._refuse(budget, choices)
         split = cheapest(self._model(self._form), budget, choices)
-        if split is None:
+        if split is not None:
+            return self._plan(self._form, split)
+        smallest = self._smallest(choices)
+        # Where gradients accumulate, the search counts more of them than are ever there.
+        if smallest.cost.peak > budget:
             fixed = resident(self._model(self._form))
-            raise ValueError(above_least(self._who, budget, self._smallest(choices), fixed))
-        return self._plan(self._form, split)
+            raise ValueError(above_least(self._who, budget, smallest, fixed))
+        return smallest
 
     def smallest(self, k: int | None = None) -> Plan:
         """The least peak of all: K, cuts, form and recomputation are chosen."""
@@ -313,8 +315,8 @@ class Planner:
         if k is not None:
             self._check_k(k)
             return (k,)
-        most = most_blocks(self._model(self._form))
-        return tuple(range(2, min(MOST_BLOCKS, most) + 1))
+        self._check_k(2)
+        return tuple(range(2, min(MOST_BLOCKS, most_blocks(self._model(self._form))) + 1))
 
     def _check_k(self, k: int) -> None:
         choose_cuts(self.name, self.names, k, "even")

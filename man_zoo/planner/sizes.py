@@ -5,17 +5,19 @@ from accelerate.utils import convert_file_size_to_int
 GIB, MIB = 2**30, 2**20
 
 
-def budget_bytes(budget: int | str) -> int:
+def budget_bytes(budget: float | str) -> int:
     """``"6GiB"``, ``"800MB"`` or a number of bytes, in bytes.
 
     Raises:
         ValueError: If it is neither.
     """
     try:
-        size = convert_file_size_to_int(
-            budget.replace(" ", "") if isinstance(budget, str) else budget
-        )
-    except ValueError:
+        if isinstance(budget, str):
+            # In capitals, for Accelerate reads "gb" as bits.
+            size = convert_file_size_to_int(budget.replace(" ", "").upper())
+        else:
+            size = int(budget)
+    except (ValueError, OverflowError):
         size = 0
     if size <= 0:
         raise ValueError(

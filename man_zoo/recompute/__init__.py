@@ -7,11 +7,10 @@ bit for bit. In a compiled block the parts that are recomputed run uncompiled.
 """
 
 from .modes import MODES, WHERE_NOTHING_WIDENS, WHOLE, buffers_untouched, modes_of, run
-from .names import AUXILIARIES, UNITS, choose_recompute, recompute_name
+from .names import UNITS, choose_recompute, recompute_names
 from .replay import widens
 
 __all__ = [
-    "AUXILIARIES",
     "MODES",
     "UNITS",
     "WHERE_NOTHING_WIDENS",
@@ -19,7 +18,7 @@ __all__ = [
     "buffers_untouched",
     "choose_recompute",
     "modes_of",
-    "recompute_name",
+    "recompute_names",
     "run",
     "widens",
 ]

@@ -1,6 +1,6 @@
 """What ``recompute=`` takes: names of parts, and a mode for each."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
@@ -60,6 +60,10 @@ def _by_index(chosen: dict[str, str], names: Iterable[str]) -> dict[int, str]:
     return {i: chosen[name] for i, name in enumerate(names) if name in chosen}
 
 
-def recompute_name(part: str, mode: str) -> str:
-    """A part and its mode, as :func:`choose_recompute` takes them."""
-    return part if mode == WHOLE else f"{part}={mode}"
+def recompute_names(
+    names: Sequence[str], units: Mapping[int, str], auxiliaries: Mapping[int, str]
+) -> tuple[str, ...]:
+    """Modes of units and of auxiliaries, by index, as :func:`choose_recompute` takes them."""
+    chosen = {names[i]: units[i] for i in sorted(units)}
+    chosen |= {f"{AUXILIARIES}.{j}": auxiliaries[j] for j in sorted(auxiliaries)}
+    return tuple(part if mode == WHOLE else f"{part}={mode}" for part, mode in chosen.items())

@@ -40,6 +40,7 @@ __all__ = [
     "as_list",
     "create_task",
     "head_on",
+    "keywords_of",
     "need_no_taps",
     "new_decoder",
     "run_units",
@@ -69,6 +70,17 @@ def create_task(name: str, num_classes: int, decoder: str | None = None, **setti
             f"{name} takes the backbone's own head; decoder={decoder!r} is for dense tasks."
         )
     return TASKS[name](num_classes, decoder, **settings)
+
+
+def keywords_of(task: Task) -> dict[str, Any]:
+    """What ``localize`` takes for a task, all said: the other way round than :func:`create_task`.
+
+    Nothing for classification, which is ``localize``'s own.
+    """
+    if not task.dense:
+        return {}
+    settings = dict(vars(task))
+    return {"task": task.name, "decoder": settings.pop("kind"), **settings}
 
 
 def settings_of(name: str) -> list[str]:

@@ -1,0 +1,59 @@
+"""``man-zoo plan``: the call that it prints makes what it planned; what it refuses."""
+
+import pytest
+
+import man_zoo
+from man_zoo.benchmark.step import live_cost
+from man_zoo.commands.plan import main
+from man_zoo.planner import Setting
+
+CASES = {
+    "keywords of the method": (
+        "resnet20_man_dgl_k4 --cuts even --model-kwargs head=narrow head_norm=group",
+        32,
+    ),
+    "image size": ("resnet18 --method infopro --k 2 --cuts even --img-size 160", 160),
+    "height and width": ("resnet18 --method dgl --budget 0.16GiB --img-size 64x96", (64, 96)),
+    "stride": ("resnet18 --method dgl --k 2 --cuts even --img-size 64 --output-stride 8", 64),
+}
+
+
+@pytest.mark.parametrize(("words", "size"), CASES.values(), ids=CASES)
+def test_the_call_that_is_printed_makes_what_was_planned(words, size, capsys) -> None:
+    assert main([*words.split(), "--batch-size", "8", "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    (call,) = (line for line in printed if line.startswith("man_zoo.localize("))
+    model = eval(call, {"man_zoo": man_zoo})
+    assert model.input_size[1:] == (size if isinstance(size, tuple) else (size, size))
+    made = live_cost(model.train(), Setting(8, device="cpu")).peak_gib
+    (total,) = (line for line in printed if " of end to end, at " in line)
+    assert f"{made:.2f} GiB" in total
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--budget 1GiB --cuts even", "--budget chooses the cuts; leave out --cuts"),
+        ("--k 3 --picture front.png", "--picture draws what --compare finds; add --compare"),
+        ("--largest batch --budget 1GiB --micro-batches auto", "leave out auto"),
+    ],
+)
+def test_flags_that_say_nothing_together_are_refused(words, sentence, capsys) -> None:
+    assert main(["resnet20", "--method", "man_dgl", *words.split()]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("resnet20_man_dgl_k10 --cuts even --model-kwargs momentum_units=2", "momentum_units=2"),
+        ("resnet20_man_dgl_k4 --cuts even --model-kwargs momentum_units=3", "momentum_units=3"),
+        (
+            "resnet20 --method auglocal --budget 1GiB --model-kwargs aux_depth=9",
+            "resnet20 cannot be cut into 2 blocks for auglocal",
+        ),
+    ],
+)
+def test_blocks_that_are_too_short_are_a_sentence(words, sentence, capsys) -> None:
+    assert main(words.split()) == 1
+    assert sentence in capsys.readouterr().err
