@@ -156,7 +156,7 @@ def main(folder: Path) -> None:
         if world == 2:
             result["first"] = train(trainer, range(SAVED))
             result["held"] = bytes_held() - before
-            checkpoints.progress.advance([0.0], None)
+            checkpoints.progress.advance([0.0], None, 0.0)
             checkpoints.save()
         else:
             checkpoints.resume()

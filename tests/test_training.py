@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 from recipe import ROOT, flags, python, train_here, write_images
 from safetensors.torch import load_file
 from timm.data import Mixup
@@ -16,7 +17,7 @@ from timm.loss import SoftTargetCrossEntropy
 from man_zoo.commands import evaluate
 from man_zoo.console import UserError
 from man_zoo.parallel.places import Places
-from man_zoo.runs.config import parse_args, save_args
+from man_zoo.runs.config import parse_args, read_args, save_args
 from man_zoo.runs.flags import build_parser
 from man_zoo.runs.folder import load_epoch, load_log
 from man_zoo.tasks import Classification
@@ -81,6 +82,8 @@ def test_yaml_values(text, key, value, tmp_path):
         ("epochs: 0", "argument --epochs: expected a whole number from 1, got '0'."),
         ("model-ema: 3", "--model-ema is true or false, not 3."),
         ("opt-kwargs: 3", "--opt-kwargs is a mapping such as {key: value}, not 3."),
+        ("resume: runs/x", "Unknown key 'resume'; expected one of"),
+        ("config: base.yaml", "Unknown key 'config'; expected one of"),
         ("mixed-precision: fp4", "argument --mixed-precision: invalid choice: 'fp4'"),
         ("- lr", "is no list of flags; expected lines such as 'lr: 0.1'."),
         ("lr: [", "config.yaml is not YAML: "),
@@ -99,6 +102,35 @@ def test_a_config_wins_over_its_base_and_over_those_before_it(tmp_path):
     over.write_text("seed: 3\nbatch-size: 3\n")
     args = parse_args(["-c", cell, str(over), "--batch-size", "4"])
     assert (args.lr, args.epochs, args.seed, args.batch_size) == (1, 2, 3, 4)
+
+
+def test_what_a_base_switches_on_can_be_switched_off(tmp_path):
+    (tmp_path / "base.yaml").write_text("model-ema: true\nval_holdout: 10\nlr: 1\n")
+    top = "base: base.yaml\nmodel_ema: false\nval-holdout: null\n"
+    args = parse_args(["-c", write_yaml(tmp_path, top)])
+    assert (args.model_ema, args.val_holdout, args.lr) == (False, None, 1)
+    off, on = tmp_path / "off.yaml", tmp_path / "base.yaml"
+    off.write_text("model-ema: false\n")
+    assert not parse_args(["-c", str(on), "-c", str(off)]).model_ema
+    assert parse_args(["-c", str(off), "-c", str(on)]).model_ema
+
+
+def test_booleans_of_keywords_are_booleans_however_they_are_written():
+    words = ["ema=false", "bias=True", "scale=TRUE", "form=release", "momentum=0.5"]
+    assert parse_args(["--model-kwargs", *words]).model_kwargs == {
+        "ema": False, "bias": True, "scale": True, "form": "release", "momentum": 0.5,
+    }  # fmt: skip
+
+
+def test_a_run_that_goes_on_keeps_the_precision_that_its_launcher_chose(
+    data, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    train_here(*flags(data, tmp_path, "--lr", "0.01"))
+    assert read_args(tmp_path / "run").mixed_precision == "bf16"
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION")
+    train_here("--resume", str(tmp_path / "run"), "--epochs", "2")
+    assert AcceleratorState().mixed_precision == "bf16"
 
 
 def test_files_of_several_flags_are_all_read(tmp_path):
@@ -230,7 +262,9 @@ def test_epochs_between_validations_are_trained_and_saved_alone(data, tmp_path, 
     assert ["val_top1" in record for record in records] == [False, True, True]
     assert capsys.readouterr().out.count("val top-1 ") == 2
     assert {"epoch-0002", "epoch-0003", "best"} <= {p.name for p in (run / "checkpoints").iterdir()}
-    assert json.loads((run / "summary.json").read_text())["best_epoch"] in (2, 3)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["best_epoch"] in (2, 3)
+    assert summary["seconds"] == sum(record["seconds"] for record in records)
     with pytest.raises(UserError, match="was not validated after epoch 1; expected 'best'"):
         load_epoch(run, 1)
 
@@ -314,6 +348,22 @@ WRONG = {
     ),
     "data": ("--data-dir nowhere", "nowhere is not a directory"),
     "precision": ("--mixed-precision fp16", "fp16 is not for the CPU; expected bf16 or no"),
+    "one block": ("--model resnet20 --k 4", "--k 4 is for a local --method"),
+    "a batch norm's images": (
+        "--task segmentation --dataset pasted_digits --train-num-samples 8 --val-num-samples 4 "
+        "--model test_resnet --method dgl --k 2 --img-size 64 --batch-size 2 --micro-batches 2 "
+        "--model-kwargs",
+        "this decoder's batch norm takes 2 images or more at a time",
+    ),
+    "splits": ("--dataset digits --train-split extra", "--train-split is for folders and timm's"),
+    "all held out": (
+        "--val-holdout 24",
+        "--val-holdout 24 of 24 training images; expected 1 to 23",
+    ),
+    "no boolean": (
+        "--model resnet20_man_dgl_k4 --model-kwargs ema=no",
+        "ema is True or False, not 'no'",
+    ),
     "accumulation": ("--grad-accum-steps 99", "more than the 6 batches of an epoch"),
     "batch of one": (
         "--batch-size 1",

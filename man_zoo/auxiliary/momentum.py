@@ -56,6 +56,9 @@ class MomentumSettings:
             raise ValueError(f"momentum is from 0 (direct copy) to 1 (none); got {self.momentum}.")
         if self.scale and (self.form == "paper" or not (self.bias and self.ema)):
             raise ValueError("manpp weighs two branches; use form='release' with bias and ema.")
+        for name, value in (("bias", self.bias), ("ema", self.ema)):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} is True or False, not {value!r}.")
         if not (self.bias or self.ema):
             raise ValueError("A momentum unit without bias and without ema is nothing; keep one.")
         if self.momentum_units < 1 or self.learnable_units < 0:

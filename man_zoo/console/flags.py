@@ -17,7 +17,7 @@ class Parser(ArgumentParser):
 
 
 class Keywords(ParseKwargs):
-    """timm's action for ``KEY=VALUE ...``, with a sentence for what is none."""
+    """timm's action for ``KEY=VALUE ...``, with YAML's booleans and a sentence for what is none."""
 
     def __call__(
         self,
@@ -26,11 +26,15 @@ class Keywords(ParseKwargs):
         values: Any,
         option_string: str | None = None,
     ) -> None:
+        given = []
         for text in values:
-            key, equals, _ = text.partition("=")
+            key, equals, value = text.partition("=")
             if not (key.isidentifier() and equals):
                 raise ArgumentError(self, f"expected KEY=VALUE, got {text!r}")
-        super().__call__(parser, namespace, values, option_string)
+            # timm takes Python's spelling alone, and "false" for a word, which is true.
+            is_boolean = value.lower() in ("true", "false")
+            given.append(f"{key}={value.capitalize() if is_boolean else value}")
+        super().__call__(parser, namespace, given, option_string)
 
 
 def output_file(text: str) -> Path:

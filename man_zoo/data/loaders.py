@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from .transforms import (
 
 MEMORY_LIMIT = 4 * 2**30  # bytes of decoded images, both splits together
 SMALL_SIDE = 96  # pixels; larger images are worth a random resized crop from the file
+LOOKED_AT = 8  # images of a set, spread over it: one small one makes no set of small ones
 
 
 def create_loaders(
@@ -181,7 +183,7 @@ def _prepare(
     reads: bool,
 ) -> tuple[dict[str, Any], bool, Build]:
     """Preprocessing, whether images are decoded once, and what builds the loaders."""
-    size = (spec.size,) * 2 if spec.size else _first_size(splits.train, args.skip_bad_images)
+    size = (spec.size,) * 2 if spec.size else _largest_size(splits.train, args.skip_bad_images)
     small = size is not None and max(size) <= SMALL_SIDE
     config = resolve_config(args, spec, data_config, channels, size if small else None)
     recipe = choose_augmentation(args, spec, config["input_size"], small)
@@ -217,22 +219,29 @@ def _main_process_first(state: Accelerator | PartialState) -> Iterator[None]:
             state.wait_for_everyone()
 
 
-def _first_size(dataset: Any, skip_bad: bool) -> tuple[int, int] | None:
-    """Height and width in pixels of a data set's first image, None for a stream."""
+def _largest_size(dataset: Any, skip_bad: bool) -> tuple[int, int] | None:
+    """Height and width in pixels of the largest of some images, None for a stream."""
     if isinstance(dataset, IterableDataset):
         return None
-    last = len(dataset) - 1 if skip_bad else 0
-    for index in range(last + 1):
+    last = len(dataset) - 1
+    some = dict.fromkeys(i * last // (LOOKED_AT - 1) for i in range(LOOKED_AT))
+    sizes: list[tuple[int, int]] = []
+    error = None
+    for place, index in enumerate(chain(some, range(len(dataset)) if skip_bad else ())):
+        if sizes and place >= len(some):
+            break
         # In a worker: a tar file opened here would be shared, with its position, by the loaders'.
         one = DataLoader(Subset(dataset, [index]), batch_size=None, num_workers=1)
         try:
             image, _ = next(read(one, can_skip=not skip_bad))
-        except UnreadableImage:
-            if index == last:
-                raise
+        except UnreadableImage as unreadable:
+            error = error or unreadable
         else:
-            return image.height, image.width
-    return None
+            sizes.append((image.height, image.width))
+    if not sizes:
+        assert error is not None  # there is an image at least
+        raise error
+    return max(sizes, key=max)
 
 
 def _memory_loaders(

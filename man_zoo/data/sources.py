@@ -52,6 +52,8 @@ def open_dataset(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[
     refuse_dense_flags(args)
     bare = args.dataset.removeprefix("torch/")
     name = bare if bare in DATASETS else args.dataset
+    if name in DATASETS:
+        _refuse_splits(args, DATASETS[name].label)
     if name == "digits":
         return _digits(), DATASETS[name], DATASETS[name].class_names
     if name in DATASETS:
@@ -73,6 +75,17 @@ def open_dataset(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[
     )  # fmt: skip
 
 
+def _refuse_splits(args: Namespace, label: str) -> None:
+    """Raises ``ValueError`` for flags that choose images of a data set with splits of its own."""
+    flags = ("train_split", "val_split", "train_num_samples", "val_num_samples")
+    for flag in flags:
+        if getattr(args, flag) is not None:
+            raise ValueError(
+                f"--{flag.replace('_', '-')} is for folders and timm's readers; {label} has splits "
+                "of its own, and --train-subset takes some of its images."
+            )
+
+
 def open_splits(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[str, ...]]:
     """As :func:`open_dataset`, after ``--val-holdout`` and ``--train-subset``.
 
@@ -82,7 +95,7 @@ def open_splits(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[s
     """
     splits, spec, names = open_dataset(args, mode)
     if args.val_holdout is not None:
-        held_out = _draw(splits.train, args.val_holdout, "--val-holdout")
+        held_out = _draw(splits.train, args.val_holdout, "--val-holdout", keep=1)
         rest = sorted(set(range(len(splits.train))) - set(held_out.indices))
         splits = Split(Subset(splits.train, rest), held_out)
     if args.train_subset is not None:
@@ -184,13 +197,12 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def _draw(dataset: Any, count: int, flag: str) -> Subset:
-    """``count`` images drawn once and for all: no seed of a run changes them."""
+def _draw(dataset: Any, count: int, flag: str, keep: int = 0) -> Subset:
+    """``count`` images drawn once and for all: no seed of a run changes them. Some are kept."""
     if isinstance(dataset, IterableDataset):
         raise ValueError(f"{flag} cannot choose from a stream; expected a data set on disk.")
-    if not 0 < count <= len(dataset):
-        raise ValueError(
-            f"{flag} {count} of {len(dataset)} training images; expected 1 to {len(dataset)}."
-        )
+    most = len(dataset) - keep
+    if not 0 < count <= most:
+        raise ValueError(f"{flag} {count} of {len(dataset)} training images; expected 1 to {most}.")
     drawn = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:count]
     return Subset(dataset, drawn.sort().values.tolist())

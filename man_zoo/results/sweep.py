@@ -182,17 +182,22 @@ def _read_run(
             *(*flags, "--seed", str(seed), "--output", str(output), "--experiment", experiment),
         )
         run = Run(name, seed, words, tuple(flags), output / experiment)
-        wanted = _compared(parse_args(words))
-        if _is_begun(run) and _compared(read_args(run.folder)) != wanted:
+        wanted = parse_args(words)
+        if _is_begun(run) and _differ(read_args(run.folder), wanted):
             raise UserError(
                 f"{run.folder} is a run with other flags; remove it, or take another --output."
             )
     return run
 
 
-def _compared(args: Namespace) -> dict[str, Any]:
-    """The settings of a run but for those that it may have chosen by itself."""
-    return {key: value for key, value in settings(args).items() if key not in _CHOSEN}
+def _differ(begun: Namespace, wanted: Namespace) -> bool:
+    """Whether settings differ, but for those that a run may have chosen by itself."""
+    left_open = ("mixed_precision",) if wanted.mixed_precision is None else ()
+    return any(
+        value != getattr(begun, key)
+        for key, value in settings(wanted).items()
+        if key not in (*_CHOSEN, *left_open)
+    )
 
 
 def _is_begun(run: Run) -> bool:

@@ -14,13 +14,11 @@ from ..console import UserError, write_text
 from .flags import build_parser
 from .folder import ARGS
 from .recipes import find_config
-from .yaml_flags import flag_of, read_yaml, words_of_flag
+from .yaml_flags import INVOCATION, flag_of, read_yaml, words_of, words_of_flag
 
-# Flags of one invocation, not of the run: not saved beside it.
-_INVOCATION = ("config", "resume", "overwrite")
 # What says where and how fast a run is made, and not which.
 _OF_A_PLACE = {
-    *_INVOCATION,
+    *INVOCATION,
     *("output", "experiment", "checkpoint_hist", "log_interval", "log_with"),
     *("data_dir", "download", "workers", "validation_batch_size", "cpu_threads"),
     *("block_parallel", "process_memory"),  # who trains which blocks changes no number
@@ -56,9 +54,10 @@ def parse_args(
     given = parser.parse_args(argv)
     if given.resume == "":
         raise UserError("--resume is empty; expected a run folder.")
-    saved = _read_run(given.resume, parser) if given.resume else []
-    config = [word for name in given.config for word in read_yaml(find_config(name), parser)]
-    args = parser.parse_args([*saved, *config, *argv])
+    values = _read_run(given.resume, parser) if given.resume else {}
+    for name in given.config:
+        values |= read_yaml(find_config(name), parser)
+    args = parser.parse_args([*words_of(values), *argv])
     if args.resume:
         refuse_changes(args)
         if _may_run_commands(args) and args.data_dir != given.data_dir:
@@ -78,7 +77,7 @@ def read_args(run: Path) -> Namespace:
         UserError: If there is no run.
     """
     parser = build_parser()
-    args = parser.parse_args(_read_run(run, parser))
+    args = parser.parse_args(words_of(_read_run(run, parser)))
     if _may_run_commands(args):
         args.data_dir = parser.get_default("data_dir")
     return args
@@ -109,11 +108,11 @@ def config_hash(args: Namespace) -> str:
 
 def save_args(args: Namespace, path: Path) -> None:
     """Write all flags as YAML that ``-c`` reads."""
-    values = {key: value for key, value in vars(args).items() if key not in _INVOCATION}
+    values = {key: value for key, value in vars(args).items() if key not in INVOCATION}
     write_text(path, yaml.safe_dump(values, sort_keys=False))
 
 
-def _read_run(run: str | Path, parser: ArgumentParser) -> list[str]:
+def _read_run(run: str | Path, parser: ArgumentParser) -> dict[str, Any]:
     path = Path(run) / ARGS
     if not path.is_file():
         raise UserError(f"{run}: there is no run ({path} is missing).")

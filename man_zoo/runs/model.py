@@ -6,7 +6,7 @@ from pathlib import Path
 from accelerate import PartialState
 from timm.models import split_model_name_tag
 
-from ..console import user_errors
+from ..console import UserError, user_errors
 from ..data import LoaderInfo
 from ..local_model import LocalModel
 from ..localize import localize
@@ -56,6 +56,8 @@ def create_model(
         backbone, named_method, named_k = parse_name(name)
         method, k = args.method or named_method, args.k or named_k
     if END_TO_END in (method, args.method) or args.tune == "head":
+        if args.k not in (None, 1):
+            raise UserError(f"--k {args.k} is for a local --method; end to end is one block.")
         method, k = END_TO_END, None
     plans = args.memory_budget or args.cuts == [BALANCED]
     step = vars(step_setting(args)) if plans else {}

@@ -24,8 +24,12 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|false"), list("tf"))
 
 
-def read_yaml(path: Path, parser: ArgumentParser, above: tuple[Path, ...] = ()) -> list[str]:
-    """The flags of a YAML file over those of the file that it names as its ``base``, as words.
+# Flags of one invocation, not of the run: not saved beside it, and in no file.
+INVOCATION = ("config", "resume", "overwrite")
+
+
+def read_yaml(path: Path, parser: ArgumentParser, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The flags of a YAML file over those of the file that it names as its ``base``.
 
     Args:
         path: The file.
@@ -35,6 +39,9 @@ def read_yaml(path: Path, parser: ArgumentParser, above: tuple[Path, ...] = ()) 
     Raises:
         UserError: For a file that is missing, no list of flags, or a base of itself, and for flags
             that are not understood; names the file.
+
+    Returns:
+        Values by the flag's name in Python, ``train_subset``.
     """
     if path.resolve() in above:
         raise UserError(f"{path} is a base of itself.")
@@ -44,13 +51,12 @@ def read_yaml(path: Path, parser: ArgumentParser, above: tuple[Path, ...] = ()) 
     if not isinstance(values, dict):
         raise UserError(f"{path} is no list of flags; expected lines such as 'lr: 0.1'.")
     base = values.pop("base", None)
-    below = []
+    below = {}
     if base is not None:
         below = read_yaml(path.parent / str(base), parser, (*above, path.resolve()))
     with user_errors(UserError, ValueError, about=str(path)):
-        words = [*below, *words_of(values)]
-        parser.parse_args(words)
-    return words
+        parser.parse_args(words_of(values))
+    return below | {dest_of(key): value for key, value in values.items()}
 
 
 def load_yaml(path: Path) -> Any:
@@ -71,12 +77,13 @@ def words_of(values: dict[str, Any]) -> list[str]:
         ValueError: For a flag that there is not, or a value that is none of it.
     """
     actions = {action.dest: action for action in build_parser()._actions}
+    for dest in (*INVOCATION, "help"):
+        del actions[dest]
     words = []
     for key, value in values.items():
-        name = str(key).replace("-", "_")
-        if name not in actions:
+        if dest_of(key) not in actions:
             raise unknown("key", key, sorted(actions))
-        words += words_of_flag(actions[name], value)
+        words += words_of_flag(actions[dest_of(key)], value)
     return words
 
 
@@ -98,6 +105,11 @@ def words_of_flag(action: Action, value: Any) -> list[str]:
     if action.nargs is None:
         return [f"{flag}={value}"]
     return [flag, *map(str, value if isinstance(value, list) else [value])]
+
+
+def dest_of(key: Any) -> str:
+    """``train-subset`` -> ``train_subset``."""
+    return str(key).replace("-", "_")
 
 
 def flag_of(dest: str) -> str:

@@ -48,6 +48,7 @@ class Progress:
         best_score: That score: the task's main one.
         losses: Mean local losses ``(K,)`` of the last epoch.
         batches: Batches of the next epoch that are done; more than none where the run was stopped.
+        seconds: Of training, in all its starts.
     """
 
     epoch: int = 0
@@ -55,9 +56,11 @@ class Progress:
     best_score: float = -1.0
     losses: list[float] = field(default_factory=list)
     batches: int = 0
+    seconds: float = 0.0
 
-    def advance(self, losses: list[float], score: float | None) -> None:
+    def advance(self, losses: list[float], score: float | None, seconds: float) -> None:
         """Count an epoch that ended with these losses and this score, if it was validated."""
+        self.seconds += seconds
         self.epoch, self.losses, self.batches = self.epoch + 1, losses, 0
         if score is not None and score > self.best_score:
             self.best_epoch, self.best_score = self.epoch, score
@@ -273,5 +276,7 @@ def _set_random_states(states: dict[str, Any]) -> None:
     random.setstate(states["random_state"])
     np.random.set_state(states["numpy_random_seed"])
     torch.set_rng_state(states["torch_manual_seed"])
-    if torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["torch_cuda_manual_seed"])
+    # Of those GPUs that are here as well; blocks draw by seed and update, whatever these are.
+    saved = states.get("torch_cuda_manual_seed", [])
+    for device, state in zip(range(torch.cuda.device_count()), saved, strict=False):
+        torch.cuda.set_rng_state(state, device)

@@ -5,7 +5,7 @@ from argparse import Namespace
 from torch import nn
 
 from ..local_model import LocalModel
-from ..micro_batches import need_an_image_each
+from ..micro_batches import need_an_image_each, need_images
 
 
 def check_flags(args: Namespace, model: LocalModel, batches: int) -> None:
@@ -25,6 +25,7 @@ def check_flags(args: Namespace, model: LocalModel, batches: int) -> None:
             "epoch; expected at most that many."
         )
     need_an_image_each(args.micro_batches, args.batch_size)
+    need_images(model.task.least_images, args.batch_size, args.micro_batches)
     model.check_micro_batches(args.micro_batches)
     if args.batch_size < 2 * args.micro_batches and _averages_vectors(model):
         of_one = f"--micro-batches {args.micro_batches} of " if args.micro_batches > 1 else ""

@@ -86,7 +86,8 @@ def check_weights(places: Places, model: LocalModel, update: int) -> None:
     Raises:
         NonFiniteLoss: With the name of the first such block; alike in processes that share data.
     """
-    spoilt = torch.stack([_is_spoilt(block) for block in model.blocks]).float()
+    device = next(p.device for p in model.parameters() if not p.is_meta)
+    spoilt = torch.stack([_is_spoilt(block).to(device) for block in model.blocks]).float()
     for j in places.mean(spoilt).nonzero().flatten().tolist():
         raise NonFiniteLoss(
             f"Weights or running statistics of block {j + 1} ({model.block_name(j)}) were not "
@@ -96,7 +97,7 @@ def check_weights(places: Places, model: LocalModel, update: int) -> None:
 
 
 def _is_spoilt(block: nn.Module) -> Tensor:
-    """Whether this process's share of it is."""
+    """Whether this process's share of it is; where it has none, that is not known to any device."""
     tensors = (t.to_local() if isinstance(t, DTensor) else t for t in block.state_dict().values())
     finite = [t.isfinite().all() for t in tensors if not t.is_meta]
     return ~torch.stack(finite).all() if finite else torch.tensor(False)

@@ -112,7 +112,7 @@ def resume_run(args: Namespace, checkpoints: Checkpoints, progress: Progress) ->
 
 
 def create_accelerator(args: Namespace, run: Path) -> Accelerator:
-    """Accelerate, as the flags say.
+    """Accelerate, as the flags say; a precision that the launcher chose is written into them.
 
     Raises:
         ValueError: For a precision that the device does not have, a tracker that there is not.
@@ -124,6 +124,7 @@ def create_accelerator(args: Namespace, run: Path) -> Accelerator:
         gradient_accumulation_steps=args.grad_accum_steps,
         project_config=ProjectConfiguration(str(run), logging_dir=str(run)),
     )
+    args.mixed_precision = accelerator.mixed_precision  # a run that goes on may start otherwise
     if accelerator.device.type == "cpu":
         if accelerator.mixed_precision == "fp16":
             raise ValueError("--mixed-precision fp16 is not for the CPU; expected bf16 or no.")

@@ -113,15 +113,14 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
     start_trackers(accelerator, args, run, progress, done)
 
     total = args.epochs * trainer.updates_per_epoch
-    started = time.perf_counter()
     # The last of several that share the blocks knows all losses.
     tells = accelerator.is_local_main_process if places.blocks is None else places.tells
 
     def passes(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
         """Once through a loader; to its end where other processes wait for what comes."""
-        count = places.from_first(len(loader))
-        images = termination.until_asked(loader) if places.blocks is None else loader
-        return parallel.batches(images, count)
+        if places.blocks is None:
+            return termination.until_asked(loader)  # a stream's length is only about right
+        return parallel.batches(loader, places.from_first(len(loader)))
 
     with closing(TrainingBar(total, done, tells)) as bar:
         bar.say(describe(model, data, run))
@@ -136,6 +135,9 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
                 )
                 epoch = progress.epoch + 1
                 if epoch % args.val_interval == 0 or epoch == args.epochs:
+                    if places.blocks is not None:
+                        # Nothing stops them in there, and a launcher may not wait for its end.
+                        checkpoints.save()
                     networks = {"val": model.network}
                     if average is not None:
                         networks["ema_val"] = average
@@ -147,7 +149,8 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
                 if args.skip_bad_images:
                     bad = val_loader.bad_images if "val_loss" in record else ()
                     record |= count_bad_images(so_far.bad_images, bad, bar)
-                progress.advance(record["losses"], record.get(f"val_{task.main_score}"))
+                score = record.get(f"val_{task.main_score}")
+                progress.advance(record["losses"], score, record["seconds"])
                 so_far.begin()
                 accelerator.log(
                     {"epoch": progress.epoch, **numbers(record, data.names)},
@@ -179,7 +182,7 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
         "blocks": [model.block_name(j) for j in range(len(model.blocks))],
         "losses": progress.losses,
         **scores,
-        "seconds": time.perf_counter() - started,
+        "seconds": progress.seconds,
     }
     termination.look()  # the scores of a part of the images are none
     accelerator.end_training()
