@@ -6,10 +6,11 @@ import block_parallel
 import pytest
 import torch
 from recipe import ROOT, flags, processes, python, write_images
-from test_resume import TRAIN, TWO, records
+from test_resume import KILLED, TRAIN, TWO, records
 
 import man_zoo
 from man_zoo import BlockParallel
+from man_zoo.runs.checkpoints import list_all_checkpoints
 
 HELPER = str(ROOT / "tests" / "block_parallel.py")
 FOUR = processes(4)
@@ -83,6 +84,17 @@ def test_any_number_of_processes_goes_on_with_a_run(data, tmp_path):
     assert refused.stderr.count("--block-parallel 2 needs 2 processes or a multiple") == 1
     python(TRAIN, *goes_on, "1")
     assert weights(several) == weights(one)
+
+
+@pytest.mark.slow
+def test_an_epoch_outlives_a_kill_in_its_validation(data, tmp_path):
+    validation = ("man_zoo.training.evaluate.evaluate", "1:SIGKILL:0")
+    killed = python(*TWO, KILLED, *validation, *flags(data, tmp_path, *SHARED), check=False)
+    assert killed.returncode
+    saved = list_all_checkpoints(tmp_path / "run" / "checkpoints")
+    assert [path.name for path in saved] == ["epoch-0000-batch-000006"]
+    python(*TWO, TRAIN, "--resume", str(tmp_path / "run"), *SHARED)
+    assert len(records(tmp_path / "run")) == 1
 
 
 @pytest.mark.slow

@@ -354,6 +354,17 @@ def test_large_images_are_streamed_at_the_model_size(tmp_path):
     assert next(iter(held))[0].shape == (4, 3, 16, 16)
 
 
+def test_one_small_image_makes_no_set_of_small_ones(tmp_path):
+    for split in ("train", "val"):
+        write_images(tmp_path / split, size=120)
+    first = min((tmp_path / "train").glob("*/*"))
+    Image.open(first).resize((60, 90)).save(first)
+    flags = ("--dataset", "folder", "--data-dir", tmp_path, "-b", 4, "-j", 0)
+    train, _, info = loaders(*flags, data_config={"input_size": (3, 64, 64)})
+    assert isinstance(train, StreamLoader)
+    assert info.input_size == (3, 64, 64)
+
+
 def test_tar_files_and_grey_images(tmp_path):
     for split in ("train", "val"):
         write_images(tmp_path / "images" / split, count=4, mode="L")

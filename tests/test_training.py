@@ -16,6 +16,7 @@ from timm.loss import SoftTargetCrossEntropy
 
 from man_zoo.commands import evaluate
 from man_zoo.console import UserError
+from man_zoo.data import StreamLoader
 from man_zoo.parallel.places import Places
 from man_zoo.runs.config import parse_args, read_args, save_args
 from man_zoo.runs.flags import build_parser
@@ -116,9 +117,9 @@ def test_what_a_base_switches_on_can_be_switched_off(tmp_path):
 
 
 def test_booleans_of_keywords_are_booleans_however_they_are_written():
-    words = ["ema=false", "bias=True", "scale=TRUE", "form=release", "momentum=0.5"]
+    words = ["ema=false", "bias=True", "scale=TRUE", "head=narrow", "m=0.5"]
     assert parse_args(["--model-kwargs", *words]).model_kwargs == {
-        "ema": False, "bias": True, "scale": True, "form": "release", "momentum": 0.5,
+        "ema": False, "bias": True, "scale": True, "head": "narrow", "m": 0.5,
     }  # fmt: skip
 
 
@@ -267,6 +268,16 @@ def test_epochs_between_validations_are_trained_and_saved_alone(data, tmp_path, 
     assert summary["seconds"] == sum(record["seconds"] for record in records)
     with pytest.raises(UserError, match="was not validated after epoch 1; expected 'best'"):
         load_epoch(run, 1)
+
+
+def test_validation_counts_every_image_of_a_stream_that_is_longer_than_it_says(
+    run, tmp_path, monkeypatch
+):
+    length = StreamLoader.__len__
+    short = lambda loader: length(loader) - (not loader.train)  # noqa: E731
+    monkeypatch.setattr(StreamLoader, "__len__", short)
+    run("--in-memory", "off", "--workers", "0")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["count"] == 10
 
 
 def test_an_epoch_is_whole_updates(run, tmp_path):
