@@ -59,7 +59,7 @@ def localize(
         pretrained_cfg: As timm takes it.
         pretrained_cfg_overlay: As timm takes it.
         memory_budget: Bytes, or e.g. ``"6GiB"``, for everything that lives during a training step:
-            the planner chooses what of K, cuts, form and recomputation is not given.
+            the planner chooses the cuts, and what of K, form and recomputation is not given.
         calibrate: Whether the planner times the pieces on the device at hand, in channels-last
             order as the training recipe runs them, and keeps seconds small instead of arithmetic.
         task: What is learnt: ``"classification"``, ``"segmentation"``, which takes ``num_classes=``

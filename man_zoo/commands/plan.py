@@ -64,7 +64,7 @@ def build_parser(program: str | None = None) -> ArgumentParser:
     add("--memory", type=memory_sizes, default=(), metavar="SIZE[,SIZE...]",
         help="with --processes: each one's limit, or one for all, e.g. 24GiB,12GiB")  # fmt: skip
     add("--cuts", default=BALANCED, help="'balanced' (least memory, or the slowest process "
-        "fastest), 'published', 'even' or units")  # fmt: skip
+        "fastest), 'published', 'stages', 'even' or units")  # fmt: skip
     add("--recompute", help="modes, parts and part=mode; a budget's plan chooses")
     add("--model-kwargs", nargs="*", default={}, action=Keywords, metavar="KEY=VALUE",
         help="further keywords of the method, e.g. form=release head=narrow")  # fmt: skip

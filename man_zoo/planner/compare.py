@@ -11,7 +11,7 @@ from ..split import block_ranges, published_cuts
 from .alternatives import Metered, Refused, alternatives_of, meter_alternatives
 from .plan import Plan
 from .planner import Planner
-from .sizes import GIB
+from .sizes import in_gib
 
 HEADER = ("", "K", "form", "peak GiB", "of e2e", "arithmetic of e2e", "recomputed")
 
@@ -37,7 +37,7 @@ def compare(planner: Planner, k: int, budget: int | None = None) -> dict[str, Ro
     for form in planner.forms:
         plans[f"planned cuts{f', {form} form' if form else ''}"] = planner.balanced(k, form=form)
     if budget is not None:
-        plans[f"planned within {budget / GIB:.2f} GiB"] = planner.within(budget)
+        plans[f"planned within {in_gib(budget)} GiB"] = planner.within(budget)
     return plans
 
 
@@ -49,7 +49,7 @@ def render(plans: dict[str, Row]) -> str:
 def _cells(row: Row) -> tuple[str, ...]:
     if isinstance(row, Refused):
         return "1", "", "", "", "", row.reason
-    figures = (f"{row.peak_gib:.2f}", f"{row.memory_ratio:.2f}", f"{row.arithmetic_ratio:.2f}")
+    figures = (in_gib(row.cost.peak), f"{row.memory_ratio:.2f}", f"{row.arithmetic_ratio:.2f}")
     if isinstance(row, Plan):
         return str(row.spec.k), row.form or "", *figures, _parts(row)
     return "1", "", *figures, ""
@@ -68,19 +68,19 @@ def verdict(planner: Planner, plan: Plan) -> str:
     if alone is None:
         smallest = planner.end_to_end("all")
         return (
-            f"End to end{plan.setting.in_slices} does not fit into {plan.peak_gib:.2f} GiB: with "
-            f"every unit recomputed it takes {smallest.peak_gib:.2f} GiB at "
+            f"End to end{plan.setting.in_slices} does not fit into {in_gib(plan.cost.peak)} GiB: "
+            f"with every unit recomputed it takes {in_gib(smallest.cost.peak)} GiB at "
             f"{smallest.arithmetic_ratio:.2f} times the arithmetic."
         )
     alone_is = f"End to end with recomputation{plan.setting.in_slices}"
     ratio = f"{alone.arithmetic_ratio:.2f} times the arithmetic"
     if alone.cost.total <= plan.cost.total:
         return (
-            f"{alone_is} reaches {plan.peak_gib:.2f} GiB at {ratio}, against "
+            f"{alone_is} reaches {in_gib(plan.cost.peak)} GiB at {ratio}, against "
             f"{plan.arithmetic_ratio:.2f}: on one device it is the better answer."
         )
     return (
-        f"{alone_is} needs {ratio} to fit into {plan.peak_gib:.2f} GiB, against "
+        f"{alone_is} needs {ratio} to fit into {in_gib(plan.cost.peak)} GiB, against "
         f"{plan.arithmetic_ratio:.2f}."
     )
 
@@ -150,7 +150,7 @@ def describe(plan: Plan, keywords: Mapping[str, Any] = MappingProxyType({})) -> 
         rows.append(
             (
                 f"{j + 1}  {first if len(block) == 1 else f'{first} to {last}'}",
-                f"{plan.cost.peaks[j] / GIB:.2f}",
+                in_gib(plan.cost.peaks[j]),
                 f"{plan.cost.flops[j] / plan.end_to_end.total:.3f}",
                 _recomputed(plan, j, block),
             )
@@ -158,7 +158,7 @@ def describe(plan: Plan, keywords: Mapping[str, Any] = MappingProxyType({})) -> 
     header = ("block", "peak GiB", "arithmetic of e2e", "recomputed")
     total = (
         f"{plan.spec.name}{f', {plan.form} form' if plan.form else ''}{plan.setting.in_slices}: "
-        f"{plan.peak_gib:.2f} GiB, {plan.memory_ratio:.2f} of end to end, "
+        f"{in_gib(plan.cost.peak)} GiB, {plan.memory_ratio:.2f} of end to end, "
         f"at {plan.arithmetic_ratio:.2f} times its arithmetic"
     )
     return "\n".join([table(header, rows), "", total, localize_call(plan, keywords)])

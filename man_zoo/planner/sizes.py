@@ -24,3 +24,8 @@ def budget_bytes(budget: float | str) -> int:
             f"memory_budget={budget!r} is no size; expected a number of bytes or e.g. '6GiB'."
         )
     return size
+
+
+def in_gib(size: float) -> str:
+    """Bytes in GiB, with digits enough for a small network."""
+    return f"{size / GIB:.2f}" if size >= GIB / 10 else f"{size / GIB:.3f}"

@@ -42,7 +42,7 @@ def build_parser(program: str | None = None) -> ArgumentParser:
     add("--cuts", nargs="+", help="'published', 'stages', 'even', 'balanced' (least memory, "
         "planned), or the names of the units that end a block")  # fmt: skip
     add("--memory-budget", type=memory_size, metavar="SIZE", help="e.g. 6GiB, for a training step: "
-        "the planner chooses what of K, cuts, form and recomputation is not given")  # fmt: skip
+        "the planner chooses cuts, and what of K, form and recomputation is not given")  # fmt: skip
     add(
         "--calibrate",
         action="store_true",
