@@ -26,6 +26,25 @@ def test_the_page_in_the_repository_is_that_of_the_results() -> None:
     assert Page(DOCS).stale() == [], "make results"
 
 
+def test_the_readme_has_the_figures_of_the_page() -> None:
+    readme = (ROOT / "README.md").read_text()
+    groups = Groups(read_results(DOCS / "results" / "cifar10_cpu.jsonl"))
+    e2e = groups["resnet20_e2e_k1"]
+    for label, name in {
+        "end to end": "resnet20_e2e_k1",
+        "`dgl`": "resnet20_dgl_k4",
+        '`dgl`, `head="separable"`': "resnet20_dgl_separable",
+        "`man_dgl`": "resnet20_man_paper",
+        "`overlap_dgl`": "resnet20_overlap_dgl_k4",
+    }.items():
+        group = groups[name]
+        cost = group.first["flops_per_image"] / e2e.first["flops_per_image"]
+        memory = 1024 * group.first["peak_gib"]
+        seeds = len(group.lines)
+        row = f"| {label} | {group.top1:.1f} | {seeds} | {memory:.0f} | {cost:.2f} |"
+        assert row in readme, row
+
+
 def test_the_feature_maps_are_of_the_analysis_on_the_page() -> None:
     found = json.loads((DOCS / "results" / "analysis.json").read_text())
     assert digest_of(DOCS / "pictures" / "feature_maps.png") == digest(found)

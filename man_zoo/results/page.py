@@ -48,13 +48,6 @@ def _ratio(one: Group, other: Group, key: str) -> str:
     return f"{one.first[key] / other.first[key]:.2f}"
 
 
-def _apart(group: Group) -> str:
-    """How far its seeds lie apart, as a clause."""
-    if len(group.lines) == 1:
-        return "one seed, so its spread is not known"
-    return f"its {len(group.lines)} seeds lie {group.apart:.2f} points apart"
-
-
 class Page:
     """The page as text, and the pictures that it shows.
 
@@ -76,7 +69,6 @@ class Page:
             held_out=_held_out,
             longer=_longer,
             ratio=_ratio,
-            apart=_apart,
             widest=Groups.widest,
             setting=tables.setting,
             methods=tables.methods,
