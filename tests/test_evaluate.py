@@ -1,6 +1,7 @@
 """Scores beside those worked out by hand."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 import man_zoo
 from man_zoo import BlockParallel
+from man_zoo.commands.evaluate import _with_report
 from man_zoo.tasks import Classification
 from man_zoo.training.evaluate import evaluate_exits, validate
 
@@ -45,6 +47,25 @@ def by_hand(logits: Tensor, target: Tensor) -> dict[str, float]:
         "top5": 100 * sum(rank < 5 for rank in ranks).item() / len(target),
         "loss": F.cross_entropy(logits, target).item(),
     }
+
+
+def test_equal_logits_are_ranked_alike_wherever_they_are_counted() -> None:
+    """In bf16 many are equal, and argmax may take another one than topk."""
+    torch.manual_seed(0)
+    logits = torch.randint(3, (200, CLASSES)).bfloat16()
+    target = torch.randint(CLASSES, (200,))
+    hits, _, _ = Classification(CLASSES).sums(logits, target)
+    forward = {"images": logits}
+    data = SimpleNamespace(num_classes=CLASSES, names=[str(c) for c in range(CLASSES)])
+
+    def run(predict, batches) -> dict:
+        for images, _ in batches:
+            predict(images)
+        return {}
+
+    found = _with_report(run, lambda images: [forward[images]], [("images", target)], data)
+    (line,) = (line for line in found["report"].splitlines() if "accuracy" in line)
+    assert float(line.split()[1]) == hits.item() / 200
 
 
 @torch.no_grad()

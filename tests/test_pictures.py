@@ -75,5 +75,5 @@ def test_the_command_draws_what_it_describes(tmp_path, capsys, monkeypatch):
         assert main(["--task", task, *words], "data") == 0
         assert Image.open(path).height > 2 * 256
     assert "task='detection'" in capsys.readouterr().out
-    assert main([*words], "data") == 1
+    assert main(words[2:], "data") == 1
     assert "--picture is for segmentation and detection" in capsys.readouterr().err

@@ -128,7 +128,7 @@ def _with_report(
 
     def predict(images: Tensor) -> list[Tensor]:
         outputs = forward(images)
-        predictions.append(outputs[-1].argmax(1))
+        predictions.append(Classification.ranked(outputs[-1])[:, 0])
         return outputs
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:

@@ -93,10 +93,17 @@ class Classification:
             logits: ``(B, classes)``.
             target: ``(B,)``.
         """
-        logits = logits.float()
-        hits = logits.topk(min(5, logits.shape[1])).indices == target[:, None]
-        loss = F.cross_entropy(logits, target, reduction="sum")
+        hits = self.ranked(logits) == target[:, None]
+        loss = F.cross_entropy(logits.float(), target, reduction="sum")
         return torch.stack([hits[:, 0].sum().double(), hits.sum().double(), loss.double()])
+
+    @staticmethod
+    def ranked(logits: Tensor) -> Tensor:
+        """The five best classes of each image ``(B, 5)``, or all; equal ones in one order.
+
+        In low precision logits are often equal, and ``argmax`` takes another one of them.
+        """
+        return logits.float().topk(min(5, logits.shape[1])).indices
 
     def scores(self, tallies: Sequence[Any]) -> dict[str, float]:
         """``top1`` and ``top5`` in percent and the mean ``loss``."""
@@ -106,4 +113,4 @@ class Classification:
 
     def drawable(self, prediction: Tensor) -> Tensor:
         """Classes ``(B,)``, which nothing draws."""
-        return prediction.argmax(1)
+        return self.ranked(prediction)[:, 0]
