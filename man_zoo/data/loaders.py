@@ -220,7 +220,10 @@ def _main_process_first(state: Accelerator | PartialState) -> Iterator[None]:
 
 
 def _largest_size(dataset: Any, skip_bad: bool) -> tuple[int, int] | None:
-    """Height and width in pixels of the largest of some images, None for a stream."""
+    """Height and width in pixels of the largest of some images, None for a stream.
+
+    One that is not small is enough to know.
+    """
     if isinstance(dataset, IterableDataset):
         return None
     last = len(dataset) - 1
@@ -238,6 +241,8 @@ def _largest_size(dataset: Any, skip_bad: bool) -> tuple[int, int] | None:
             error = error or unreadable
         else:
             sizes.append((image.height, image.width))
+            if max(sizes[-1]) > SMALL_SIDE:
+                break
     if not sizes:
         assert error is not None  # there is an image at least
         raise error

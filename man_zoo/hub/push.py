@@ -26,8 +26,7 @@ def push(
 
     A proposal is not in the index: nobody knows yet which commit it will be, and whether. Nor are
     weights of a dense task: the index is one of classifiers. An installed package's index stays as
-    it is. A new repository that could not be filled is deleted
-    again.
+    it is. A new repository that could not be filled is deleted again.
 
     Args:
         folder: As :func:`man_zoo.hub.export.export_run` writes it.

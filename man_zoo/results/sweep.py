@@ -30,6 +30,7 @@ from ..runs.yaml_flags import load_yaml, words_of
 from ..spec import CLASSIFICATION
 from ..tasks import TASKS
 from ..training.report import percentages
+from .groups import Groups
 from .processes import Processes
 from .records import add_result, read_results, result_of
 
@@ -79,10 +80,9 @@ def sweep(args: Namespace) -> list[dict[str, Any]]:
             at the end, if runs failed.
     """
     results, runs = read_sweep(args.sweep, args.output, args.flags)
-    lines = read_results(results)  # before hours are spent on what could not be put there
+    there = Groups(read_results(results))  # before hours are spent on what could not be put there
     if args.missing:
-        there = {(line["name"], line["seed"]) for line in lines}
-        runs = [run for run in runs if (run.name, run.seed) not in there]
+        runs = [run for run in runs if not there.has(run.name, run.seed)]
     with user_errors(about="--launch"):
         command = [*shlex.split(args.launch), "-m", TRAIN]
     if args.jobs > 1:

@@ -9,8 +9,8 @@ from timm.models import split_model_name_tag
 from ..console import UserError, user_errors
 from ..data import LoaderInfo
 from ..local_model import LocalModel
-from ..localize import localize
-from ..planner import BALANCED, Setting
+from ..localize import is_planned, localize
+from ..planner import Setting
 from ..registry import with_weights
 from ..spec import END_TO_END, is_zoo_name, parse_name
 from ..tasks import create_task
@@ -59,8 +59,8 @@ def create_model(
         if args.k not in (None, 1):
             raise UserError(f"--k {args.k} is for a local --method; end to end is one block.")
         method, k = END_TO_END, None
-    plans = args.memory_budget or args.cuts == [BALANCED]
-    step = vars(step_setting(args)) if plans else {}
+    planned = is_planned({"memory_budget": args.memory_budget} | keywords)
+    step = vars(step_setting(args)) if planned else {}
     # What the folder or repository of someone else holds can fail in any way.
     kinds = (Exception,) if ":" in backbone else (TypeError, RuntimeError)
     with user_errors(*kinds, about=f"--model {args.model}"), blaming_files_of(backbone):

@@ -97,7 +97,7 @@ def check_weights(places: Places, model: LocalModel, update: int) -> None:
 
 
 def _is_spoilt(block: nn.Module) -> Tensor:
-    """Whether this process's share of it is; where it has none, that is not known to any device."""
+    """Whether this process's share of it is; not, and on the CPU, where it has none."""
     tensors = (t.to_local() if isinstance(t, DTensor) else t for t in block.state_dict().values())
     finite = [t.isfinite().all() for t in tensors if not t.is_meta]
     return ~torch.stack(finite).all() if finite else torch.tensor(False)
