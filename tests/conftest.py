@@ -5,7 +5,9 @@ import os
 import pytest
 import torch
 
-os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+# For what tests start: a thread to each process, as if all that this machine can run were of a group.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["LOCAL_WORLD_SIZE"] = str(os.cpu_count())
 
 
 @pytest.fixture(autouse=True)

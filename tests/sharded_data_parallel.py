@@ -25,8 +25,8 @@ from man_zoo.training.setup import create_accelerator
 from man_zoo.training.so_far import EpochSoFar
 from man_zoo.training.trainer import Trainer, create_trainer
 
-STEPS, SAVED, GLOBAL_BATCH = 10, 4, 6
-VIT = {"backbone": "vit_tiny_patch16_224", "patch_size": 4}
+STEPS, SAVED, GLOBAL_BATCH = 6, 2, 6
+VIT = {"backbone": "vit_tiny_patch16_224", "patch_size": 4, "depth": 8}
 RESNET = {"backbone": "resnet20", "norm_layer": "groupnorm1", "head_norm": "group"}
 CASES: dict[str, tuple[dict[str, Any], str]] = {
     "vit man_dgl": ({**VIT, "method": "man_dgl"}, ""),

@@ -15,6 +15,7 @@ CASES = {
     ),
     "image size": ("resnet18 --method infopro --k 2 --cuts even --img-size 160", 160),
     "height and width": ("resnet18 --method dgl --budget 0.16GiB --img-size 64x96", (64, 96)),
+    "end to end": ("resnet18 --method e2e --budget 0.16GiB --img-size 64", 64),
     "stride": ("resnet18 --method dgl --k 2 --cuts even --img-size 64 --output-stride 8", 64),
 }
 
@@ -37,6 +38,8 @@ def test_the_call_that_is_printed_makes_what_was_planned(words, size, capsys) ->
         ("--budget 1GiB --cuts even", "--budget chooses the cuts; leave out --cuts"),
         ("--k 3 --picture front.png", "--picture draws what --compare finds; add --compare"),
         ("--largest batch --budget 1GiB --micro-batches auto", "leave out auto"),
+        ("--method e2e --k 1", "e2e has nothing to plan but what to recompute for a --budget"),
+        ("--method e2e --budget 1GiB --compare", "--compare and --largest show it beside"),
     ],
 )
 def test_flags_that_say_nothing_together_are_refused(words, sentence, capsys) -> None:

@@ -41,7 +41,7 @@ def test_the_readme_has_the_figures_of_the_page() -> None:
         cost = group.first["flops_per_image"] / e2e.first["flops_per_image"]
         memory = 1024 * group.first["peak_gib"]
         seeds = len(group.lines)
-        row = f"| {label} | {group.top1:.1f} | {seeds} | {memory:.0f} | {cost:.2f} |"
+        row = f"| {label} | {group.top1:.2f} | {seeds} | {memory:.0f} | {cost:.2f} |"
         assert row in readme, row
 
 

@@ -121,8 +121,8 @@ def run(args: Namespace) -> None:
             plan, expected = on_processes(planner, args, k)
         else:
             planner, plan = choose(planner, args, k, budget)
-            expected = verdict(planner, plan)
-        lines += [describe(plan, model_keywords(args)), expected]
+            expected = "" if planner.method == END_TO_END else verdict(planner, plan)
+        lines += [describe(plan, model_keywords(args)), *filter(None, [expected])]
         if args.calibrate:
             lines.append(trial(planner, plan))
         if plan.setting.micro_batches > 1 and not planner.divisible:
@@ -173,8 +173,11 @@ def create_planner(args: Namespace, progress: Callable[[], object]) -> tuple[Pla
     if not timm.is_model(backbone):
         raise unknown("model", backbone, timm.list_models())
     check_method(method)
-    if method == END_TO_END:
-        raise ValueError("e2e has nothing to plan; --compare shows it beside every method.")
+    if method == END_TO_END and (not args.budget or args.largest or args.compare):
+        raise ValueError(
+            "e2e has nothing to plan but what to recompute for a --budget; --compare and --largest "
+            "show it beside every method."
+        )
     if k is None and args.task != CLASSIFICATION:
         k = min((k for name, k in published_cuts(args.task) if name == backbone), default=None)
     if k is None and not args.budget and not (args.processes and args.cuts == BALANCED):
