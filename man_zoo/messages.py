@@ -1,4 +1,4 @@
-"""One clear sentence for a wrong name: what was wrong, what was expected."""
+"""The words of an error: one clear sentence that says what was wrong and what was expected."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -17,3 +17,8 @@ def unknown(kind: str, given: object, valid: Iterable[object]) -> ValueError:
     listed = ", ".join(names) if len(names) <= 20 else f"one of {len(names)}"
     hint = f" The nearest is {near[0]!r}." if near else ""
     return ValueError(f"Unknown {kind} {str(given)!r}; expected {listed}.{hint}")
+
+
+def flag_of(dest: str) -> str:
+    """``train_subset`` -> ``--train-subset``."""
+    return "--" + dest.replace("_", "-")

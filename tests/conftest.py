@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-# For what tests start: a thread to each process, as if all that this machine can run were of a group.
+# For what tests start: one thread, as if as many processes as there are cores shared the machine.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["LOCAL_WORLD_SIZE"] = str(os.cpu_count())
 

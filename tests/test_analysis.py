@@ -25,6 +25,7 @@ from man_zoo.commands.evaluate import evaluate_weights, parse_args
 from man_zoo.console import UserError
 from man_zoo.data import create_loaders
 from man_zoo.layout import Layout
+from man_zoo.runs.model import preprocessing_of
 
 # CKA
 
@@ -263,12 +264,16 @@ def test_images_are_drawn_by_the_seed_and_as_evaluation_has_them(folders):
     assert [len(images) for images in first] == [12, 9]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0], other[0])
-    _, val, _ = create_loaders(args, PartialState())
+    config = preprocessing_of(args.model, args.pretrained)
+    _, val, _ = create_loaders(args, PartialState(), config)
     whole = torch.cat([images for images, _ in val])
     nearest = torch.cdist(first[1].flatten(1), whole.flatten(1)).min(1)
     assert nearest.values.max() < 1e-2
     assert nearest.indices.tolist() != list(range(9))  # a folder is sorted by class
     assert len(draw(1000)[0]) == 24
+    args.val_holdout = 8  # not trained on, and the test images are what they were
+    assert len(draw(1000)[0]) == 16
+    assert torch.cdist(draw()[1].flatten(1), whole.flatten(1)).min(1).values.max() < 1e-2
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,7 @@ def test_processes_are_compared_in_one_run(monkeypatch, capsys, tmp_path):
     [
         (("--block-parallel", "2", "--batch-size", "5"), "--batch-size 5 does not divide by 2"),
         (("--block-parallel", "8"), "8 processes need as many blocks, and there are 4"),
+        (("--block-parallel", "2", "--memory-batch-size", "8"), "drop --memory-batch-size"),
         (("--block-parallel", "2", "--compile"), "compares one model with itself, eager"),
     ],
 )
@@ -157,6 +158,7 @@ def test_values_are_python_literals_or_text():
         ([f"{MODEL}:form"], "expected KEY=VALUE, got 'form'"),
         ([f"{MODEL}:form=papr"], "Unknown form 'papr'.*'paper'"),
         ([f"{MODEL}:fom=paper"], "Unknown keyword .*'fom'.*'form'"),
+        ([f"{MODEL}:num_classes=7"], "What is of the network goes into --model-kwargs"),
         ([MODEL, "--device", "cdu"], "Unknown device 'cdu'"),
         ([MODEL, "--compile", "--no-time"], "--compile is about time"),
         (

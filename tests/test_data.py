@@ -349,8 +349,9 @@ def test_large_images_are_streamed_at_the_model_size(tmp_path):
     assert isinstance(train, StreamLoader)
     assert info.input_size == (3, 64, 64)
     assert next(iter(train))[0].shape == next(iter(val))[0].shape == (4, 3, 64, 64)
-    held = loaders(*flags, "--in-memory", "on", "--img-size", 16)[0]
+    held, _, info = loaders(*flags, "--in-memory", "on", "--img-size", 16)
     assert isinstance(held, MemoryLoader)
+    assert (info.crop_pct, info.crop_mode) == (1.0, "squash")  # as they are decoded
     assert next(iter(held))[0].shape == (4, 3, 16, 16)
 
 
@@ -429,6 +430,17 @@ MISTAKES = {
         ["--dataset", "folder", "--data-dir", "{dir}", "--val-split", "tests"],
         FileNotFoundError,
         "no tests split.*nearest name there is 'test'",
+    ),
+    "samples of a folder": (
+        ["--dataset", "folder", "--data-dir", "{dir}", "--train-num-samples", 5],
+        ValueError,
+        "--train-num-samples is for a stream or pasted scenes; of folder --train-subset takes some",
+    ),
+    "classes of the digits": (["--class-map", "{dir}"], ValueError, "--class-map is for folders"),
+    "columns of a folder": (
+        ["--dataset", "folder", "--data-dir", "{dir}", "--target-key", "label"],
+        ValueError,
+        "--target-key is for data sets with columns; folder has none",
     ),
     "unknown torchvision name": (
         ["--dataset", "torch/mnit", "--data-dir", "{dir}"],

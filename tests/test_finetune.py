@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from man_zoo.hub.card import read_metadata
 from man_zoo.hub.export import export_run
 from man_zoo.runs import config
 from man_zoo.runs.metadata import load_metadata
-from man_zoo.runs.model import create_model
+from man_zoo.runs.model import create_model, preprocessing_of
 from man_zoo.training.optim import create_optimizers
 from man_zoo.weights import read_index
 
@@ -184,6 +185,26 @@ def test_a_run_is_preprocessed_as_it_was_trained(data, tmp_path) -> None:
     summary = train_here(*flags(data, tmp_path, *words))
     scored = evaluate_weights(parse_args([str(tmp_path / "run")]))
     assert scored["loss"] == pytest.approx(summary["loss"], rel=1e-5)
+
+
+def test_images_are_as_the_model_wants_them(run) -> None:
+    own = preprocessing_of("resnet20", False)
+    assert preprocessing_of("resnet20_man_dgl_k4", False) == own
+    assert load_metadata(run).data.mean == own["mean"] == (125.3 / 255, 123 / 255, 113.9 / 255)
+    assert tuple(preprocessing_of(DIGITS, True)["mean"]) == (0.5,) * 3
+    config = preprocessing_of("test_vit", False)  # timm's: neither ImageNet's colours nor its size
+    assert (config["mean"], config["input_size"]) == ((0.5,) * 3, (3, 160, 160))
+    exported = preprocessing_of(f"local-dir:{run / 'export'}", True)
+    assert exported["input_size"] == (3, 8, 8)
+
+
+def test_a_batch_size_counts_whatever_a_run_was_validated_with(run, tmp_path) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    text = (copy / "args.yaml").read_text()
+    changed = text.replace("validation_batch_size: null", "validation_batch_size: 500")
+    (copy / "args.yaml").write_text(changed)
+    assert parse_args([str(copy)]).validation_batch_size == 500
+    assert parse_args([str(copy), "-b", "64"]).validation_batch_size is None
 
 
 def test_a_checkpoint_of_a_run_is_scored(run) -> None:

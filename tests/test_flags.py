@@ -89,6 +89,10 @@ TOGETHER = {
         "--model-kwargs num_classes=7 is given by a flag; expected --num-classes.",
     ),
     "another": ("--opt-kwargs lr=3", "--opt-kwargs lr=3 is given by a flag; expected --lr."),
+    "one with two names": (
+        "--man-momentum 0.9 --model-kwargs momentum=0.5",
+        "--man-momentum 0.9 and --model-kwargs momentum=0.5 say the same thing",
+    ),
     "a third": ("--sched-kwargs min_lr=0", "min_lr=0 is given by a flag; expected --min-lr."),
     "an empty run": ("--resume=", "--resume is empty; expected a run folder."),
 }

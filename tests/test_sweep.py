@@ -149,8 +149,9 @@ def test_a_run_of_other_flags_is_not_taken_for_this_one(folder):
     _, [run] = read(folder, {"config": "narrow.yaml"})
     train_here(*run.words)
     shutil.rmtree(run.folder / "checkpoints")
-    with pytest.raises(UserError, match=r"runs/narrow-seed0 is a run with other flags"):
-        read(folder, {"config": "narrow.yaml", "flags": {"lr": 0.2}})
+    for other in ({"lr": 0.2}, {"cuts": ["layer1.1", "layer2.0", "layer3.1"]}):
+        with pytest.raises(UserError, match=r"runs/narrow-seed0 is a run with other flags"):
+            read(folder, {"config": "narrow.yaml", "flags": other})
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from ..data import (
     Split,
     StreamLoader,
     evaluation_loader,
+    open_dataset,
     open_splits,
 )
 
@@ -26,7 +27,7 @@ def draw_images(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Split:
-    """Loaders of training and test images, both preprocessed as for evaluation.
+    """Loaders of images that a run was trained on, and of test images; none is augmented.
 
     The order is random too: folders are sorted by class, and a batch of one class would tell
     nothing of what features have in common.
@@ -44,7 +45,9 @@ def draw_images(
         ValueError: For a stream, from which nothing can be drawn, or data that cannot be opened.
         FileNotFoundError: If the data are not there.
     """
-    splits, _, _ = open_splits(args, PIL_MODES[data.input_size[0]])
+    mode = PIL_MODES[data.input_size[0]]
+    trained_on = open_splits(args, mode)[0].train
+    test = open_dataset(args, mode)[0].val  # whatever the run was validated on
     generator = torch.Generator().manual_seed(seed)
 
     def load(dataset: Any, count: int) -> StreamLoader:
@@ -58,7 +61,7 @@ def draw_images(
             skip_bad=args.skip_bad_images,
         )
 
-    return Split(load(splits.train, train), load(splits.val, val))
+    return Split(load(trained_on, train), load(test, val))
 
 
 def _draw(dataset: Any, count: int, generator: torch.Generator) -> Subset:

@@ -8,7 +8,7 @@ from typing import Any
 import timm
 
 from ..messages import unknown
-from ..spec import END_TO_END, LocalSpec, is_zoo_name, parse_name, take_keywords
+from ..spec import END_TO_END, LocalSpec, is_zoo_name, method_keywords, parse_name, take_keywords
 
 # Keywords of localize that are no model's own.
 PLANNERS = ("memory_budget", "calibrate")
@@ -88,7 +88,8 @@ def parse_candidate(text: str, shared: dict[str, Any]) -> Candidate:
     """``NAME[:KEY=VALUE ...]``, its own keywords over the shared ones.
 
     Raises:
-        ValueError: For a name that is no zoo name, or keywords that are not KEY=VALUE.
+        ValueError: For a name that is no zoo name, keywords that are not KEY=VALUE, or own ones
+            that are not of the method.
     """
     name, *keywords = text.split(":")
     if not is_zoo_name(name):
@@ -98,4 +99,10 @@ def parse_candidate(text: str, shared: dict[str, Any]) -> Candidate:
     except ArgumentTypeError as error:
         raise ValueError(f"{text}: {error}.") from error
     spec = LocalSpec(*parse_name(name))
+    known = [*method_keywords(spec.method), *PLANNERS]
+    for key in own.keys() - known:
+        raise ValueError(
+            f"{text}: {unknown(f'keyword of {spec.method}', key, known)} What is of the network "
+            "goes into --model-kwargs, for end to end beside it has it too."
+        )
     return Candidate(text, LocalSpec(spec.backbone, END_TO_END, 1).name, spec, shared | own)

@@ -96,6 +96,11 @@ def _check(args: Namespace) -> Candidate:
             "--block-parallel compares steps of one batch, without an average of the weights; drop "
             "--grad-accum-steps and --model-ema."
         )
+    if args.memory_batch_size or args.cpu_threads:
+        raise ValueError(
+            "--block-parallel meters the batch that it times, and a process has one thread; drop "
+            "--memory-batch-size and --cpu-threads."
+        )
     if args.batch_size % args.block_parallel:
         raise ValueError(
             f"--batch-size {args.batch_size} does not divide by {args.block_parallel}, so data "

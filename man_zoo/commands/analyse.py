@@ -93,7 +93,6 @@ def analyse(args: Namespace) -> dict[str, Any]:
 def _open_images(args: Namespace, run: Run, device: torch.device) -> Split:
     given = {key: getattr(args, key) for key in ("data_dir", "workers")}
     flags = vars(run.args) | {key: value for key, value in given.items() if value is not None}
-    flags["val_holdout"] = None  # the test split, whatever the run was validated on
     images = draw_images(
         Namespace(**flags),
         run.data,

@@ -68,6 +68,8 @@ def parse_args(argv: Sequence[str] | None = None, program: str = "man-zoo evalua
     run = vars(read_args(Path(args.model)))
     # The test split, whatever part of the training images the run was validated on.
     ours = {"model", "picture", "exits", "checkpoint", "mixed_precision", "val_holdout"}
+    if parser.parse_args(argv, Namespace(batch_size=None)).batch_size is not None:
+        ours.add("validation_batch_size")  # -b says how many, whatever the run was validated with
     parser.set_defaults(**{k: v for k, v in run.items() if k in vars(args) and k not in ours})
     return parser.parse_args(argv)
 
@@ -88,12 +90,13 @@ def evaluate_weights(args: Namespace) -> dict[str, Any]:
         if accelerator.device.type == "cpu":
             torch.set_num_threads(share_of_cores())
         model = _load(args)
-        _preprocess_as_trained(args, model)
+        config = _preprocess_as_trained(args, model)
         args.validation_batch_size = args.validation_batch_size or args.batch_size
         # The training loader is not used, and not to complain of few or small images.
         args.batch_size, args.no_aug = 1, True
-        _, loader, data = create_loaders(args, accelerator)
-        if data.num_classes > model.num_classes:
+        _, loader, data = create_loaders(args, accelerator, {"crop_mode": config["crop_mode"]})
+        dense = args.task != CLASSIFICATION
+        if data.num_classes > model.num_classes or (dense and data.num_classes < model.num_classes):
             raise ValueError(
                 f"{args.model} knows {model.num_classes} classes, but {data.name} has "
                 f"{data.num_classes}; expected data of {model.num_classes} classes."
@@ -208,8 +211,8 @@ def _load_run(run: Path, checkpoint: str, exits: bool) -> LocalModel:
     return model
 
 
-def _preprocess_as_trained(args: Namespace, model: nn.Module) -> None:
-    """Let the weights say what flags leave open, before the data set does."""
+def _preprocess_as_trained(args: Namespace, model: nn.Module) -> dict[str, Any]:
+    """Let the weights say what flags leave open, before the data set does; all that they say."""
     given = any((args.input_size, args.img_size, args.in_chans))
     if _is_run(args.model):
         config = vars(load_metadata(Path(args.model)).data)
@@ -218,6 +221,7 @@ def _preprocess_as_trained(args: Namespace, model: nn.Module) -> None:
     for key in _PREPROCESSING if args.task == CLASSIFICATION else _PIXELS:
         if getattr(args, key) is None and not (key == "input_size" and given):
             setattr(args, key, config[key])
+    return config
 
 
 def _per_class(target: Tensor, predicted: Tensor, data: LoaderInfo) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 from torchvision import transforms as tv
 
+from ..messages import flag_of
 from .classes import count_classes
 from .dense import DenseSamples, dense_transforms
 from .images import TransformedImages, UnreadableImage, read
@@ -58,7 +59,7 @@ def create_loaders(
         shard: Which share of the data this process reads, and of how many; by that place if left
             out.
         reads: Whether this process reads images; nothing is decoded ahead if not.
-        data_config: The model's, as ``timm.data.resolve_model_data_config`` gives it.
+        data_config: The model's, as ``timm.data.resolve_data_config`` gives it.
         dtype: Of the images.
         channels_last: Memory format of the images.
 
@@ -166,8 +167,6 @@ def evaluation_loader(
         return StreamLoader(
             dataset, batch_size, transform, mode=mode, samples=DenseSamples, **settings
         )
-    if info.in_memory:  # such images were resized whole
-        config |= {"crop_pct": 1.0, "crop_mode": "squash"}
     return StreamLoader(dataset, batch_size, evaluation_transform(config), mode=mode, **settings)
 
 
@@ -188,6 +187,8 @@ def _prepare(
     config = resolve_config(args, spec, data_config, channels, size if small else None)
     recipe = choose_augmentation(args, spec, config["input_size"], small)
     in_memory = _use_memory(args, splits, small, config["input_size"])
+    if in_memory:
+        config |= {"crop_pct": 1.0, "crop_mode": "squash"}  # they are resized whole
     if in_memory and reads:
         return config, True, partial(_memory_loaders, recipe=recipe)
     transforms = Split(training_transform(args, config, recipe), evaluation_transform(config))
@@ -326,7 +327,7 @@ def _use_memory(args: Namespace, splits: Split, small: bool, input_size: tuple) 
     iterable = isinstance(splits.train, IterableDataset)
     if args.in_memory == "on" and wanted:
         raise ValueError(
-            f"--{wanted.replace('_', '-')} needs streamed images, but --in-memory on was given; "
+            f"{flag_of(wanted)} needs streamed images, but --in-memory on was given; "
             "expected --in-memory auto or off with it."
         )
     if args.in_memory == "on" and iterable:

@@ -1,6 +1,7 @@
 """The data sets that ``--dataset`` names: PIL images and targets, and how they are trained on."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from timm.data import ImageDataset, create_dataset
 from torch.utils.data import IterableDataset, Subset
 from torchvision import datasets as tv_datasets
 
-from ..messages import unknown
+from ..messages import flag_of, unknown
 from .classes import class_index, class_names
 from .dense import open_dense, refuse_dense_flags
 from .folders import check_folder, find_split, nearest
@@ -22,8 +23,15 @@ from .info import DATASETS, DatasetInfo
 
 FOLDER_NAMES = ("folder", "imagefolder", "tar")
 TIMM_PREFIXES = ("hfds/", "hfids/", "tfds/", "wds/", "torch/")
+STREAM_PREFIXES = ("hfids/", "tfds/", "wds/")
 RAW_PREFIXES = ("hfids/", "wds/")  # whose readers can leave an image in the mode of its file
 TORCH_NAMES = ("mnist", "kmnist", "qmnist", "imagenet", "places365", "inaturalist")
+
+
+# Flags that some data sets read and others do not.
+_SAMPLES = ("train_num_samples", "val_num_samples")
+_SPLITS = ("train_split", "val_split", "class_map")
+_COLUMNS = ("input_key", "target_key")
 
 
 class Split(NamedTuple):
@@ -52,8 +60,13 @@ def open_dataset(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[
     refuse_dense_flags(args)
     bare = args.dataset.removeprefix("torch/")
     name = bare if bare in DATASETS else args.dataset
+    if not name.lower().startswith(STREAM_PREFIXES):
+        _refuse(args, _SAMPLES, f"a stream or pasted scenes; of {name} --train-subset takes some")
     if name in DATASETS:
-        _refuse_splits(args, DATASETS[name].label)
+        label = DATASETS[name].label
+        _refuse(args, _SPLITS, f"folders and timm's readers; {label} has splits of its own")
+    if name in (*DATASETS, *FOLDER_NAMES):
+        _refuse(args, _COLUMNS, f"data sets with columns; {name} has none")
     if name == "digits":
         return _digits(), DATASETS[name], DATASETS[name].class_names
     if name in DATASETS:
@@ -75,15 +88,11 @@ def open_dataset(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[
     )  # fmt: skip
 
 
-def _refuse_splits(args: Namespace, label: str) -> None:
-    """Raises ``ValueError`` for flags that choose images of a data set with splits of its own."""
-    flags = ("train_split", "val_split", "train_num_samples", "val_num_samples")
+def _refuse(args: Namespace, flags: Sequence[str], why: str) -> None:
+    """Raises ``ValueError`` for a flag that the data set does not read."""
     for flag in flags:
         if getattr(args, flag) is not None:
-            raise ValueError(
-                f"--{flag.replace('_', '-')} is for folders and timm's readers; {label} has splits "
-                "of its own, and --train-subset takes some of its images."
-            )
+            raise ValueError(f"{flag_of(flag)} is for {why}.")
 
 
 def open_splits(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[str, ...]]:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from ..console import UserError, noted, user_errors
 from ..messages import unknown
 from ..parallel.processes import share_of_cores
+from ..planner import BALANCED
 from ..runs.config import parse_args, read_args, settings
 from ..runs.folder import ARGS, SUMMARY
 from ..runs.recipes import PACKAGE
@@ -38,8 +39,9 @@ TRAIN = "man_zoo.commands.train"  # as a process of its own
 _SWEEP: dict[str, type] = {"results": str, "over": list, "runs": list}
 _RUN: dict[str, type] = {"name": str, "config": str, "seeds": list, "flags": dict}
 _KINDS: dict[type, str] = {str: "text", list: "list", dict: "mapping"}
-# What training writes into a run's flags where they left it open.
-_CHOSEN = ("memory_budget", "k", "cuts", "recompute", "form")
+# What training writes into a run's flags: what a planner chose, and what they left open.
+_PLANNED = {"memory_budget", "k", "cuts", "recompute"}
+_OPEN = ("form", "mixed_precision")
 
 
 @dataclass(frozen=True)
@@ -192,11 +194,11 @@ def _read_run(
 
 def _differ(begun: Namespace, wanted: Namespace) -> bool:
     """Whether settings differ, but for those that a run may have chosen by itself."""
-    left_open = ("mixed_precision",) if wanted.mixed_precision is None else ()
+    chosen = {key for key in _OPEN if getattr(wanted, key) is None}
+    if wanted.memory_budget or wanted.cuts == [BALANCED]:
+        chosen |= _PLANNED
     return any(
-        value != getattr(begun, key)
-        for key, value in settings(wanted).items()
-        if key not in (*_CHOSEN, *left_open)
+        value != getattr(begun, key) for key, value in settings(wanted).items() if key not in chosen
     )
 
 

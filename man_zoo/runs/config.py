@@ -11,10 +11,11 @@ from typing import Any
 import yaml
 
 from ..console import UserError, write_text
+from ..messages import flag_of
 from .flags import build_parser
 from .folder import ARGS
 from .recipes import find_config
-from .yaml_flags import INVOCATION, flag_of, read_yaml, words_of, words_of_flag
+from .yaml_flags import INVOCATION, read_yaml, words_of, words_of_flag
 
 # What says where and how fast a run is made, and not which.
 _OF_A_PLACE = {
@@ -142,6 +143,11 @@ def _check_keywords(args: Namespace) -> None:
                 f"{flag_of(key)} {name}={getattr(args, key)[name]} is given by a flag; expected "
                 f"{flag_of(name)}."
             )
+    if args.man_momentum is not None and "momentum" in args.model_kwargs:
+        raise UserError(
+            f"--man-momentum {args.man_momentum} and --model-kwargs "
+            f"momentum={args.model_kwargs['momentum']} say the same thing; expected one of them."
+        )
 
 
 def refuse_changes(args: Namespace) -> None:

@@ -2,9 +2,12 @@
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
-from timm.models import split_model_name_tag
+from timm import is_model
+from timm.data import resolve_data_config
+from timm.models import parse_model_name, resolve_model_input_args, split_model_name_tag
 
 from ..console import UserError, user_errors
 from ..data import LoaderInfo
@@ -19,6 +22,26 @@ from .config import read_args
 from .folder import CHECKPOINTS
 from .metadata import load_metadata
 from .untrusted import blaming_files_of
+
+
+def preprocessing_of(model: str, pretrained: bool) -> dict[str, Any]:
+    """Size, mean, std, interpolation and crop of the images that a model is for, as timm has them.
+
+    Args:
+        model: A name with or without a tag, ``hf-hub:ORG/NAME`` or ``local-dir:FOLDER``.
+        pretrained: Whether its weights are loaded. If not, a zoo name means its backbone, so that
+            every method sees the same images, whatever weights there are.
+
+    Raises:
+        UserError: If the folder or repository cannot be read.
+    """
+    if is_zoo_name(model) and not pretrained:
+        model = parse_name(model)[0]
+    if not (parse_model_name(model)[0] or is_model(model)):
+        return {}  # create_model says which names there are
+    # What the folder or repository of someone else holds can fail in any way.
+    with user_errors(Exception, about=f"--model {model}"), blaming_files_of(model):
+        return resolve_data_config({}, resolve_model_input_args(model)["pretrained_cfg"])
 
 
 def create_model(

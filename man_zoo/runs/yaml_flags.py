@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from ..console import Keywords, UserError, disk_errors, user_errors
-from ..messages import unknown
+from ..messages import flag_of, unknown
 from .flags import build_parser
 
 
@@ -110,8 +110,3 @@ def words_of_flag(action: Action, value: Any) -> list[str]:
 def dest_of(key: Any) -> str:
     """``train-subset`` -> ``train_subset``."""
     return str(key).replace("-", "_")
-
-
-def flag_of(dest: str) -> str:
-    """``train_subset`` -> ``--train-subset``."""
-    return "--" + dest.replace("_", "-")

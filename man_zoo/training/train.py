@@ -19,7 +19,7 @@ from ..micro_batches import GHOST, normalises_batches
 from ..parallel.places import create_places
 from ..parallel.termination import Stopped, Termination
 from ..runs.folder import CHECKPOINTS
-from ..runs.model import create_model
+from ..runs.model import create_model, preprocessing_of
 from .bad_images import count_bad_images
 from .bar import TrainingBar
 from .checkpoint import Checkpoints, Progress
@@ -69,6 +69,7 @@ def train(args: Namespace, run: Path, termination: Termination) -> Finished:
         loader, val_loader, data = create_loaders(
             args,
             accelerator,
+            preprocessing_of(args.model, args.pretrained),
             shard=places.shard,
             reads=places.is_first,
             channels_last=args.channels_last,

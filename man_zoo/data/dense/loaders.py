@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ...console.numbers import height_width
+from ...messages import flag_of
 from ..images import naming, to_mode
 from ..info import DenseRecipe
 from .transforms import BoxTarget, evaluation_transform, mask_target, training_transform
@@ -45,7 +46,8 @@ def refuse_dense_flags(args: Namespace) -> None:
     for key in _ONLY_DENSE:
         if getattr(args, key) is not None:
             raise ValueError(
-                f"{_flag(key)} is for segmentation and detection; expected --task with one of them."
+                f"{flag_of(key)} is for segmentation and detection; expected --task with one of "
+                "them."
             )
 
 
@@ -59,7 +61,7 @@ def adapt(recipe: DenseRecipe, args: Namespace) -> DenseRecipe:
     for key in _NOT_DENSE:
         if getattr(args, key) is not None:
             raise ValueError(
-                f"{_flag(key)} is for classification; --task {args.task} takes "
+                f"{flag_of(key)} is for classification; --task {args.task} takes "
                 "--img-size, --full-size, --scale-jitter, --hflip and --color-jitter."
             )
     if args.in_memory == "on":
@@ -105,7 +107,3 @@ def dense_transforms(
         training_transform(config, recipe, target),
         evaluation_transform(config, full, target),
     )
-
-
-def _flag(key: str) -> str:
-    return "--" + key.replace("_", "-")

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets import FashionMNIST
 
-from ...messages import unknown
+from ...messages import flag_of, unknown
 from ..info import DatasetInfo
 from .earth import open_earth
 from .folders import open_ade20k, open_cityscapes, open_coco, open_voc
@@ -19,6 +19,7 @@ from .pasted import PastedScenes, as_boxes, as_mask
 
 Pictures = list[tuple[Image.Image, int]]
 
+_PASTED = tuple(OF_CLASSIFICATION.values())
 _COUNTS = (2000, 400)  # scenes for training and for validation
 _DIGITS, _FASHION = (1.5, 4.0), (0.75, 1.5)  # enlargement of 8 and of 28 pixels
 _FOLDERS: dict[str, Callable[[Namespace], tuple[Any, Any]]] = {
@@ -59,9 +60,14 @@ def open_dense(
 def _open(
     args: Namespace, name: str, spec: DatasetInfo, digits: Callable[[], Any]
 ) -> tuple[Any, Any]:
+    assert spec.dense is not None
+    for key in ("train_num_samples", "val_num_samples"):
+        if getattr(args, key) is not None and name not in _PASTED:
+            raise ValueError(
+                f"{flag_of(key)} is for pasted scenes; of {name} --train-subset takes some."
+            )
     if name in _FOLDERS:
         return _FOLDERS[name](args)
-    assert spec.dense is not None
     if name == "earth":
         return open_earth(spec.dense.size)
     if name == "pasted_digits":
