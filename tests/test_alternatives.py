@@ -12,9 +12,9 @@ from torch import nn
 import man_zoo
 from man_zoo.commands.plan import main
 from man_zoo.meter import LiveBytes, backprop_cost
-from man_zoo.planner import largest
+from man_zoo.planner import Planner, Setting, largest
 from man_zoo.planner.affine import last_within
-from man_zoo.planner.alternatives import END_TO_END, Alternative, meter_step
+from man_zoo.planner.alternatives import END_TO_END, Alternative, alternatives_of, meter_step
 from man_zoo.planner.compare import compare, draw, render
 
 MIB = 2**20
@@ -157,6 +157,14 @@ def test_what_cannot_be_answered_is_one_sentence(flags, sentence, capsys):
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1
+
+
+def test_a_batch_is_not_cut_into_more_slices_than_images():
+    with torch.device("meta"):
+        model = timm.create_model("resnet18")
+    about = (model, "resnet18", "dgl", {}, (3, 64, 64))
+    few, more = (alternatives_of(Planner(*about, Setting(count))) for count in (6, 8))
+    assert [name for name in more if name not in few] == ["checkpointed, 8 slices"]
 
 
 def test_a_backbone_of_one_image_size_says_so():

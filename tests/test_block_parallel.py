@@ -1,11 +1,13 @@
 """Block-parallel training does what one process does, to the bit."""
 
+import json
 from pathlib import Path
 
 import block_parallel
 import pytest
 import torch
 from recipe import ROOT, flags, processes, python, write_images
+from test_images import truncated
 from test_resume import KILLED, TRAIN, TWO, records
 
 import man_zoo
@@ -95,6 +97,17 @@ def test_an_epoch_outlives_a_kill_in_its_validation(data, tmp_path):
     assert [path.name for path in saved] == ["epoch-0000-batch-000006"]
     python(*TWO, TRAIN, "--resume", str(tmp_path / "run"), *SHARED)
     assert len(records(tmp_path / "run")) == 1
+
+
+@pytest.mark.slow
+def test_a_validation_batch_of_unreadable_images_is_left_out_everywhere(tmp_path):
+    data = write_images(tmp_path / "data")
+    truncated(data / "test" / "class2" / "8.png")  # alone in the last of four batches
+    words = ("--skip-bad-images", "--in-memory", "off", "--workers", "0", "-vb", "3")
+    python(*TWO, TRAIN, *flags(data, tmp_path, *words, *SHARED))
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["count"] == 9
+    assert len(summary["exits"]) == 4
 
 
 @pytest.mark.slow

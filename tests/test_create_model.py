@@ -56,6 +56,14 @@ def test_recomputation():
     assert [auxiliary.momentum.recompute for auxiliary in model.auxiliaries] == [None, "all"]
 
 
+def test_both_heads_of_a_distilled_network_learn_in_a_probe():
+    name = "deit_tiny_distilled_patch16_224"
+    model = create("--model", name, "--model-kwargs", "patch_size=4", "--tune", "head")
+    learning = {name for name, p in model.backbone.named_parameters() if p.requires_grad}
+    heads = ("head", "head_dist")
+    assert learning == {f"{head}.{name}" for head in heads for name in ("weight", "bias")}
+
+
 def test_method_and_k_win_over_the_name():
     model = create("--method", "dgl", "--k", "5")
     assert (model.spec.method, len(model.blocks), model.links) == ("dgl", 5, [])

@@ -38,6 +38,8 @@ def test_the_call_that_is_printed_makes_what_was_planned(words, size, capsys) ->
         ("--budget 1GiB --cuts even", "--budget chooses the cuts; leave out --cuts"),
         ("--k 3 --picture front.png", "--picture draws what --compare finds; add --compare"),
         ("--largest batch --budget 1GiB --micro-batches auto", "leave out auto"),
+        ("--largest image --budget 1GiB --calibrate", "leave it out of --largest image"),
+        ("--k 4 --recompute auxiliaries.0", "Unknown recompute 'auxiliaries.0'"),
         ("--method e2e --k 1", "e2e has nothing to plan but what to recompute for a --budget"),
         ("--method e2e --budget 1GiB --compare", "--compare and --largest show it beside"),
     ],

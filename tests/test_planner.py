@@ -143,6 +143,11 @@ def test_a_last_block_of_just_the_units_that_it_needs_is_found(method, keywords)
     man_zoo.localize("resnet18", method, 2, cuts=plan.spec.cuts, img_size=64, **keywords)
 
 
+def test_auxiliaries_may_outweigh_the_network():
+    plan = planner("resnet18", "dgl", 2, head="wide", width=4096).balanced(8)
+    assert plan.memory_ratio > 2
+
+
 def test_a_budget_is_kept_and_costs_less_the_larger_it_is():
     plans = planner("resnet18", "man_dgl", 128)
     budgets = [plans.smallest().cost.peak * share // 100 for share in (100, 130, 180)]

@@ -123,6 +123,8 @@ def test_a_planned_run_is_known_again(folder):
     train_here(*run.words)
     _, [again] = read(folder, planned)
     assert again.is_finished
+    with pytest.raises(UserError, match="blocks that the run began with.*leave out --cuts"):
+        config.parse_args(["--resume", str(run.folder), "--cuts", "balanced"])
 
 
 def test_what_cannot_be_launched_is_a_sentence(folder):

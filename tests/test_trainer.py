@@ -222,6 +222,16 @@ def test_a_linear_probe_keeps_the_statistics_of_what_is_frozen(create):
     assert not any(module.training for module in trainer.model.modules())
 
 
+def test_a_probe_of_a_dense_task_trains_its_decoder_as_one(create):
+    model = man_zoo.localize(
+        "test_resnet", "e2e", task="segmentation", num_classes=CLASSES, img_size=32
+    )
+    trainer = create(model, 1, "--tune", "head")
+    trainer.start_epoch(0)
+    assert all(module.training for module in model.decoder.modules())
+    assert not any(module.training for module in model.backbone.modules())
+
+
 # The moving average of the weights
 
 

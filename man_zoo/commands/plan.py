@@ -34,6 +34,7 @@ from ..planner import (
     measuring,
 )
 from ..planner.compare import compare, describe, draw, front, render, verdict
+from ..planner.largest import IMAGE
 from ..planner.largest import render as render_largest
 from ..planner.outlook import outlook
 from ..planner.setting import LOW_PRECISION
@@ -150,6 +151,8 @@ def check(args: Namespace) -> None:
         )
     if args.largest and args.micro_batches == AUTO:
         raise ValueError("--largest takes a number of --micro-batches; leave out auto.")
+    if args.largest == IMAGE and args.calibrate:
+        raise ValueError("--calibrate times one image size; leave it out of --largest image.")
     if args.budget and args.cuts != BALANCED:
         raise ValueError("--budget chooses the cuts; leave out --cuts, or the budget.")
     if args.budget and args.processes:

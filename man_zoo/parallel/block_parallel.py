@@ -89,10 +89,7 @@ class BlockParallel:
         if model.links and not self.is_first:
             self.watched = list(model.links[self.own[0] - 1].source.parameters())
         # Images go as far as an auxiliary looks at them.
-        self._image_in, self._image_out = (
-            any(auxiliary.needs_image for auxiliary in model.auxiliaries[start:])
-            for start in (self.own.start, self.own.stop)
-        )
+        self._image_out = any(one.needs_image for one in model.auxiliaries[self.own.stop :])
         self._came: tuple[Tensor, Tensor]
         self._beside: list[Tensor] = []
         self._left = 0  # batches that have yet to come in this loop
@@ -132,11 +129,17 @@ class BlockParallel:
         for came in islice(loader, count) if self.is_first else self._from_previous(count):
             self._came, self._left = came, self._left - 1
             yield came
+        if self._left:  # some would have been of images alone that cannot be read
+            self._left = 0
+            self._say_it_ends()
 
     def _from_previous(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         for left in reversed(range(count)):
             with self._waiting():
-                features, target, *self._beside = self.from_previous.take()
+                features, *rest = self.from_previous.take()
+            if not rest:
+                return
+            target, *self._beside = rest
             if left:
                 self.from_previous.expect()
             yield features, target
@@ -250,8 +253,11 @@ class BlockParallel:
         self._left = 0
         if not self.is_first:
             self.from_previous.take()
+        self._say_it_ends()
+
+    def _say_it_ends(self) -> None:
         if not self.is_last:
-            self.to_next.put([torch.zeros(1, device=self.device)])
+            self.to_next.put([torch.zeros(1, device=self.device)])  # a batch is more than one
 
     def refresh(self) -> None:
         """Mirror the next process's parameters anew; in every process, after loading weights."""

@@ -37,7 +37,8 @@ def shard_model(model: LocalModel, mesh: DeviceMesh) -> None:
     for block, following in pairwise(blocks):
         block.register_forward_hook(_gather_early(following))
     # Neither goes through the blocks' own forward, which is where FSDP gathers.
-    for owner, name in ((model.backbone, "forward"), (model, "forward_exits")):
+    whole = (model.backbone, "forward"), (model, "forward"), (model, "forward_exits")
+    for owner, name in whole:
         setattr(owner, name, _gathering(getattr(owner, name), blocks))
     for name in ("reset_classifier", "set_input_size"):
         setattr(model, name, _refusing(name))

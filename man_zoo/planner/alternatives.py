@@ -125,7 +125,7 @@ def alternatives(opt: str, slices: Sequence[int] = SLICES) -> dict[str, Alternat
 def alternatives_of(planner: Planner) -> dict[str, Alternative]:
     """Those that the planner's batch can be trained in."""
     images, least = planner.setting.batch_size, planner.task.least_images
-    return alternatives(planner.setting.opt, [n for n in SLICES if -(-images // n) >= least])
+    return alternatives(planner.setting.opt, [n for n in SLICES if images // n >= least])
 
 
 def meter_alternatives(planner: Planner) -> dict[str, Metered | Refused]:
@@ -167,7 +167,7 @@ def meter_step(planner: Planner, way: Alternative, arithmetic: bool = True) -> C
                 with counted:
                     step.run(step.model, live)
     planner.progress()
-    peak = live.peak + (state_in_8_bits(planner.backbone) if way.small_state else 0)
+    peak = live.peak + (state_in_8_bits(network) if way.small_state else 0)
     flops = counted.flops * planner.setting.batch_size // (len(step.images) * step.rounds)
     return Cost(peak, saved, flops)
 
@@ -271,15 +271,15 @@ class _Counted:
         self.flops += self._arithmetic.get_total_flops()
 
 
-def state_in_8_bits(backbone: Any) -> int:
-    """Bytes of torchao's ``AdamW8bit`` state for a model: codes, scales and tables of values.
+def state_in_8_bits(network: nn.Module) -> int:
+    """Bytes of torchao's ``AdamW8bit`` state for a network: codes, scales and tables of values.
 
     Raises:
         ImportError: Without torchao.
     """
     from torchao.optim import AdamW8bit
 
-    learning = [p for p in without_data(backbone, "meta").parameters() if p.requires_grad]
+    learning = [p for p in without_data(network, "meta").parameters() if p.requires_grad]
     optimizer = AdamW8bit(learning)
     # Its step would compile a kernel for every shape, so only the state that a step makes.
     state = [optimizer._new_buffer(p, signed) for p in learning for signed in (True, False)]

@@ -30,15 +30,17 @@ def compare(planner: Planner, k: int, budget: int | None = None) -> dict[str, Ro
     Raises:
         ValueError: For an impossible K, a budget that cannot be met.
     """
-    plans: dict[str, Row] = {"end to end": planner.end_to_end(), **meter_alternatives(planner)}
+    planned = {"end to end": planner.end_to_end()}
     if (planner.name, k) in published_cuts(planner.task.name):
-        plans["published cuts"] = planner.cuts(k, "published")
-    plans["even cuts"] = planner.cuts(k, "even")
+        planned["published cuts"] = planner.cuts(k, "published")
+    planned["even cuts"] = planner.cuts(k, "even")
     for form in planner.forms:
-        plans[f"planned cuts{f', {form} form' if form else ''}"] = planner.balanced(k, form=form)
+        planned[f"planned cuts{f', {form} form' if form else ''}"] = planner.balanced(k, form=form)
     if budget is not None:
-        plans[f"planned within {in_gib(budget)} GiB"] = planner.within(budget)
-    return plans
+        planned[f"planned within {in_gib(budget)} GiB"] = planner.within(budget)
+    slices = planner.setting.in_slices
+    (whole, plan), *rest = ((f"{name}{slices}", plan) for name, plan in planned.items())
+    return {whole: plan, **meter_alternatives(planner), **dict(rest)}
 
 
 def render(plans: dict[str, Row]) -> str:

@@ -13,6 +13,7 @@ from .alternatives import (
     Alternative,
     NotInOneGraph,
     alternatives,
+    alternatives_of,
     fixed_bytes,
     meter_step,
 )
@@ -83,7 +84,8 @@ def largest(
         )
     search = _Search(planner, what, budget)
     if ways is None:
-        ways = {"end to end": END_TO_END} | alternatives(planner.setting.opt)
+        others = alternatives_of(planner) if what == IMAGE else alternatives(planner.setting.opt)
+        ways = {"end to end": END_TO_END} | others
     found = [search.possible(name, way) for name, way in ways.items()]
     found.append(search.planned(k))
     if not any(row.size for row in found):

@@ -207,9 +207,7 @@ class Planner:
             ValueError: For an impossible K.
         """
         self._check_k(k)
-        split = least(self._model(form), self._choices((k,), recompute or ()))
-        assert split is not None  # some limit is large enough
-        return self._plan(form, split)
+        return self._plan(form, least(self._model(form), self._choices((k,), recompute or ())))
 
     def within(
         self,
@@ -244,9 +242,7 @@ class Planner:
         return self._smallest(self._choices(self._ks(k), None))
 
     def _smallest(self, choices: Choices) -> Plan:
-        split = least(self._model(self._form), choices)
-        assert split is not None  # some limit is large enough for every K that is possible
-        return self._plan(self._form, split)
+        return self._plan(self._form, least(self._model(self._form), choices))
 
     def spread(
         self,
@@ -277,7 +273,7 @@ class Planner:
         if processes > (k or len(self.names)):
             have = f"k={k}" if k else f"{self.name} has {len(self.names)} units"
             raise ValueError(f"{processes} processes need a block each, but {have}.")
-        units, auxiliaries = self._recompute(recompute, auxiliaries=1)
+        units, auxiliaries = self._recompute(recompute, auxiliaries=None)
         ways = Spread(self._model(form), each_limit(limits, processes), units, auxiliaries.get(0))
         ks = (k,) if k else range(fewest, min(max(fewest, MOST_BLOCKS), len(self.names)) + 1)
         chain = ways.cut(ks, self.names)
@@ -300,10 +296,7 @@ class Planner:
         """
         form = form if local else self.forms[0]
         model, choices = self._model(form), self._choices(self._ks(None) if local else (1,), None)
-        smallest, most = least(model, choices), cost_of(model, Split()).peak
-        if smallest is None:
-            return []
-        low = cost_of(model, smallest).peak
+        most, low = (cost_of(model, split).peak for split in (Split(), least(model, choices)))
         budgets = [round(low * (most / low) ** (i / (points - 1))) for i in range(points)]
         splits = [cheapest(model, budget, choices) for budget in budgets]
         make = (lambda split: self._plan(form, split)) if local else self._end_to_end
@@ -331,7 +324,7 @@ class Planner:
         if recompute is None:
             free = tuple((None, *modes_of(module)) for module in self.modules)
             return Choices(ks, free, (None, *AUXILIARY_MODES))
-        units, auxiliaries = self._recompute(recompute, auxiliaries=1)
+        units, auxiliaries = self._recompute(recompute, auxiliaries=None)
         every = range(len(self.names))
         return Choices(ks, tuple((units.get(i),) for i in every), (auxiliaries.get(0),))
 

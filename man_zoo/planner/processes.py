@@ -71,6 +71,7 @@ def place(
     processes: int,
     limits: Sequence[int] = (),
     calibrate: bool = False,
+    queue: int = 1,
 ) -> Placement:
     """The blocks of every process for a model that is there.
 
@@ -81,6 +82,7 @@ def place(
         limits: As :func:`assign` takes them.
         calibrate: Whether to time the pieces on the device at hand: arithmetic balances badly
             where maps are large and layers narrow.
+        queue: As :class:`man_zoo.BlockParallel` takes it.
 
     Raises:
         ValueError: As :func:`assign`, and for overlap; for a piece that does not fit on the device.
@@ -94,16 +96,19 @@ def place(
     chosen = choose_recompute(
         model.spec.recompute, model.unit_names, costs.units.modules, len(model.cuts)
     )
-    return assign(cost_of(costs, Split(model.cuts, *chosen)).blocks, processes, limits)
+    return assign(cost_of(costs, Split(model.cuts, *chosen)).blocks, processes, limits, queue)
 
 
-def assign(blocks: Sequence[RunCost], processes: int, limits: Sequence[int] = ()) -> Placement:
+def assign(
+    blocks: Sequence[RunCost], processes: int, limits: Sequence[int] = (), queue: int = 1
+) -> Placement:
     """The runs of consecutive blocks whose slowest process is fastest.
 
     Args:
         blocks: Costs of all blocks, in order.
         processes: How many there are.
         limits: Bytes: one for every process, one for all, or none.
+        queue: How many batches' features may be on the way to the next process.
 
     Raises:
         ValueError: For more processes than blocks, another number of limits, one that cannot be
@@ -118,7 +123,7 @@ def assign(blocks: Sequence[RunCost], processes: int, limits: Sequence[int] = ()
     runs = []
     for start, stop in combinations(range(len(blocks) + 1), 2):
         cost, following = together(blocks[start:stop]), (*blocks, None)[stop]
-        size = process_bytes(cost, following, first=start == 0)
+        size = process_bytes(cost, following, first=start == 0, queue=queue)
         runs.append(Run(start, stop, stop - start, cost.work, size))
     best = fastest(runs, len(blocks), len(blocks), own_limits)
     if best is None:
@@ -141,20 +146,21 @@ def _numbers(run: Run) -> str:
     return f"block {run.stop}" if run.k == 1 else f"blocks {run.start + 1} to {run.stop}"
 
 
-def process_bytes(own: RunCost, following: RunCost | None, *, first: bool) -> int:
+def process_bytes(own: RunCost, following: RunCost | None, *, first: bool, queue: int = 1) -> int:
     """Most bytes alive in a process.
 
     Args:
         own: Of its blocks together.
         following: Of the next process's first block.
         first: Whether it is the first process, to which nothing is sent.
+        queue: How many batches' features may be on the way to the next process.
     """
     alone = own.kept + max(own.turn, own.steps)
     if not first:  # the next batch arrives meanwhile
         alone += own.input + own.target + own.image
     if following is None:
         return alone
-    return alone + following.source + sent_bytes(own, following) + own.joined
+    return alone + following.source + queue * sent_bytes(own, following) + own.joined
 
 
 def sent_bytes(own: RunCost, following: RunCost) -> int:

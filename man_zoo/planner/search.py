@@ -162,12 +162,13 @@ def _relaxed(model: CostModel, limit: int, choices: Choices, split: Split) -> Sp
     return replace(split, units={i: mode for i, mode in units.items() if mode is not None})
 
 
-def least(model: CostModel, choices: Choices) -> Split | None:
-    """The split of least peak; among such the one of least work."""
+def least(model: CostModel, choices: Choices) -> Split:
+    """The split of least peak; among such the one of least work. There is one for every K."""
     high = 2 * cost_of(model, Split()).peak
     low = max(bound for bound, _ in floors(model, choices))
-    best = _roomiest(model, high, choices)
-    while best is not None and high > TOLERANCE * low:
+    while (best := _roomiest(model, high, choices)) is None:
+        high *= 2  # many auxiliaries can outweigh the network
+    while high > TOLERANCE * low:
         middle = (low + high) // 2
         path = _roomiest(model, middle, choices)
         if path is None:
@@ -176,7 +177,7 @@ def least(model: CostModel, choices: Choices) -> Split | None:
             best = path
             high = min(middle, cost_of(model, best.split()).peak)
     # A search counts all gradients of two batches' update, which are never all there.
-    return best and (cheapest(model, high, choices) or best.split())
+    return cheapest(model, high, choices) or best.split()
 
 
 def floors(model: CostModel, choices: Choices) -> Iterator[tuple[int, int | None]]:

@@ -14,7 +14,7 @@ def choose_recompute(
     recompute: str | Sequence[str] | None,
     names: Sequence[str],
     modules: Sequence[nn.Module],
-    auxiliaries: int,
+    auxiliaries: int | None,
 ) -> tuple[dict[int, str], dict[int, str]]:
     """Modes of the units and of the auxiliaries that are recomputed, by index.
 
@@ -25,15 +25,18 @@ def choose_recompute(
             is ``"all"`` where none is given. A mode alone is that of every part that has it.
         names: Names of the units.
         modules: The units.
-        auxiliaries: How many auxiliaries there are.
+        auxiliaries: How many auxiliaries there are; ``None`` where nobody knows yet, and they are
+            recomputed all together: the mode is that of the first.
 
     Raises:
         ValueError: For a name that is none of these, or a mode that a part does not have.
     """
     of_units = {name: modes_of(module) for name, module in zip(names, modules, strict=True)}
     general = tuple(mode for mode in MODES if mode not in PARTS)
-    of_auxiliaries = {f"{AUXILIARIES}.{j}": general for j in range(auxiliaries)}
-    single = of_units | of_auxiliaries
+    count = 1 if auxiliaries is None else auxiliaries
+    of_auxiliaries = {f"{AUXILIARIES}.{j}": general for j in range(count)}
+    every = of_units | of_auxiliaries
+    single = of_units if auxiliaries is None else every
     groups = {UNITS: of_units, AUXILIARIES: of_auxiliaries}
     chosen: dict[str, str] = {}
     given = recompute or ()
@@ -41,7 +44,7 @@ def choose_recompute(
         part, equals, mode = entry.partition("=")
         mode = mode if equals else WHOLE
         if entry in MODES:
-            parts, mode = single, entry
+            parts, mode = every, entry
         elif part in groups:
             parts = groups[part]
         elif part in single:

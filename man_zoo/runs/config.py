@@ -12,6 +12,7 @@ import yaml
 
 from ..console import UserError, write_text
 from ..messages import flag_of
+from ..planner import BALANCED
 from .flags import build_parser
 from .folder import ARGS
 from .recipes import find_config
@@ -159,6 +160,11 @@ def refuse_changes(args: Namespace) -> None:
     saved = vars(read_args(args.resume))
     for key, value in vars(args).items():
         if key not in _MAY_CHANGE and value != saved[key]:
+            if key == "memory_budget" or value == [BALANCED]:
+                raise UserError(
+                    "--resume goes on in the blocks that the run began with, planned or not; leave "
+                    f"out {flag_of(key)}."
+                )
             raise UserError(
                 f"--resume goes on as the run began, with {flag_of(key)} {saved[key]}, not "
                 f"{value}; start a new run to change that."

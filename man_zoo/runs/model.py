@@ -108,7 +108,9 @@ def create_model(
     if args.tune == "head":
         model.backbone.requires_grad_(False)
         if model.decoder is None:
-            model.backbone.get_classifier().requires_grad_(True)
+            heads = model.backbone.get_classifier()
+            for head in heads if isinstance(heads, tuple) else (heads,):  # DeiT has two
+                head.requires_grad_(True)
     return model
 
 

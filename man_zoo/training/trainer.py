@@ -118,6 +118,8 @@ class Trainer:
     def start_epoch(self, epoch: int, batches: int = 0) -> None:
         """Put everything in place for ``epoch``, counted from 0, after so many of its batches."""
         self.model.train(not self.only_head)  # frozen layers keep BatchNorm's statistics
+        if self.model.decoder is not None:
+            self.model.decoder.train()  # the head of a dense task
         accumulate = self.accelerator.gradient_accumulation_steps
         self._schedule(epoch * self.updates_per_epoch + batches // accumulate)
         self.batches = self.updates * accumulate
@@ -302,8 +304,8 @@ def choose_ranges(args: Namespace, model: LocalModel) -> Sequence[range]:
     if args.block_parallel == 1:
         return [range(len(model.blocks))]
     limits = [budget_bytes(size) for size in args.process_memory or ()]
-    setting = step_setting(args)
-    return agree(lambda: place(model, setting, args.block_parallel, limits, args.calibrate).ranges)
+    about = model, step_setting(args), args.block_parallel, limits, args.calibrate, args.queue
+    return agree(lambda: place(*about).ranges)
 
 
 def create_mixup(args: Namespace, model: LocalModel) -> Mixup | None:
