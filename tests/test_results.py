@@ -33,6 +33,7 @@ def test_the_readme_has_the_figures_of_the_page() -> None:
     for label, name in {
         "end to end": "resnet20_e2e_k1",
         "`dgl`": "resnet20_dgl_k4",
+        '`dgl`, `head="wide"`': "resnet20_dgl_wide",
         '`dgl`, `head="separable"`': "resnet20_dgl_separable",
         "`man_dgl`": "resnet20_man_paper",
         "`overlap_dgl`": "resnet20_overlap_dgl_k4",
