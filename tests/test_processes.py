@@ -165,10 +165,10 @@ def test_no_other_way_to_divide_the_blocks_is_faster(seed):
         if all(own <= limit for own, limit in zip(size, limits, strict=True))
     ]
     placement = assign(blocks, processes, limits)
-    longer = assign(blocks, processes, [], queue=3)
-    assert longer.ranges == assign(blocks, processes).ranges
-    waiting = zip(longer.bytes, assign(blocks, processes).bytes, longer.sent, strict=True)
-    assert all(more - usual == 2 * sent for more, usual, sent in waiting)
+    usual, longer = (assign(blocks, processes, queue=queue) for queue in (1, 3))
+    assert longer.ranges == usual.ranges
+    waiting = zip(longer.bytes, usual.bytes, longer.sent, strict=True)
+    assert all(more - less == 2 * sent for more, less, sent in waiting)
     assert placement.slot == min(slots)
     assert list(placement.bytes) == bytes_of_each(blocks, list(placement.ranges))
     assert placement.speed_up == sum(block.flops for block in blocks) / min(slots)

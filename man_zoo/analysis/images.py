@@ -11,9 +11,9 @@ from ..data import (
     LoaderInfo,
     Split,
     StreamLoader,
+    choose_images,
     evaluation_loader,
     open_dataset,
-    open_splits,
 )
 
 
@@ -45,9 +45,7 @@ def draw_images(
         ValueError: For a stream, from which nothing can be drawn, or data that cannot be opened.
         FileNotFoundError: If the data are not there.
     """
-    mode = PIL_MODES[data.input_size[0]]
-    trained_on = open_splits(args, mode)[0].train
-    test = open_dataset(args, mode)[0].val  # whatever the run was validated on
+    splits, _, _ = open_dataset(args, PIL_MODES[data.input_size[0]])
     generator = torch.Generator().manual_seed(seed)
 
     def load(dataset: Any, count: int) -> StreamLoader:
@@ -61,7 +59,8 @@ def draw_images(
             skip_bad=args.skip_bad_images,
         )
 
-    return Split(load(trained_on, train), load(test, val))
+    # The test images, whatever the run was validated on.
+    return Split(load(choose_images(args, splits).train, train), load(splits.val, val))
 
 
 def _draw(dataset: Any, count: int, generator: torch.Generator) -> Subset:

@@ -62,15 +62,14 @@ def parse_args(argv: Sequence[str] | None = None, program: str = "man-zoo evalua
         UserError: For flags that are not understood.
     """
     parser = build_parser(program)
-    args = parser.parse_args(argv)
-    if not _is_run(args.model):
-        return args
-    run = vars(read_args(Path(args.model)))
-    # The test split, whatever part of the training images the run was validated on.
-    ours = {"model", "picture", "exits", "checkpoint", "mixed_precision", "val_holdout"}
-    if parser.parse_args(argv, Namespace(batch_size=None)).batch_size is not None:
-        ours.add("validation_batch_size")  # -b says how many, whatever the run was validated with
-    parser.set_defaults(**{k: v for k, v in run.items() if k in vars(args) and k not in ours})
+    given = parser.parse_args(argv, Namespace(batch_size=None))
+    if _is_run(given.model):
+        run = vars(read_args(Path(given.model)))
+        # The test split, whatever part of the training images the run was validated on.
+        ours = {"model", "picture", "exits", "checkpoint", "mixed_precision", "val_holdout"}
+        if given.batch_size is not None:  # -b counts, whatever the run was validated with
+            ours.add("validation_batch_size")
+        parser.set_defaults(**{k: v for k, v in run.items() if k in vars(given) and k not in ours})
     return parser.parse_args(argv)
 
 

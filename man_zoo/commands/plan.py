@@ -119,11 +119,11 @@ def run(args: Namespace) -> None:
             print(render_largest(found, args.largest))
             return
         if args.processes:
-            plan, expected = on_processes(planner, args, k)
+            plan, *expected = on_processes(planner, args, k)
         else:
             planner, plan = choose(planner, args, k, budget)
-            expected = "" if planner.method == END_TO_END else verdict(planner, plan)
-        lines += [describe(plan, model_keywords(args)), *filter(None, [expected])]
+            expected = [] if planner.method == END_TO_END else [verdict(planner, plan)]
+        lines += [describe(plan, model_keywords(args)), *expected]
         if args.calibrate:
             lines.append(trial(planner, plan))
         if plan.setting.micro_batches > 1 and not planner.divisible:

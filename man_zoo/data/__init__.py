@@ -13,7 +13,7 @@ from .flags import add_data_args
 from .info import DATASETS, DatasetInfo, LoaderInfo
 from .loaders import create_loaders, create_test_loader, evaluation_loader
 from .memory_loader import MemoryLoader
-from .sources import Split, open_dataset, open_splits
+from .sources import Split, choose_images, open_dataset, open_splits
 from .stream_loader import StreamLoader
 from .transforms import PIL_MODES, evaluation_transform
 
@@ -26,6 +26,7 @@ __all__ = [
     "Split",
     "StreamLoader",
     "add_data_args",
+    "choose_images",
     "create_loaders",
     "create_test_loader",
     "evaluation_loader",

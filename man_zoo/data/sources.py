@@ -1,7 +1,6 @@
 """The data sets that ``--dataset`` names: PIL images and targets, and how they are trained on."""
 
 from argparse import Namespace
-from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -14,12 +13,13 @@ from timm.data import ImageDataset, create_dataset
 from torch.utils.data import IterableDataset, Subset
 from torchvision import datasets as tv_datasets
 
-from ..messages import flag_of, unknown
+from ..messages import unknown
 from .classes import class_index, class_names
 from .dense import open_dense, refuse_dense_flags
 from .folders import check_folder, find_split, nearest
 from .images import ImageFiles, read_image
 from .info import DATASETS, DatasetInfo
+from .unread import SAMPLES, refuse
 
 FOLDER_NAMES = ("folder", "imagefolder", "tar")
 TIMM_PREFIXES = ("hfds/", "hfids/", "tfds/", "wds/", "torch/")
@@ -27,9 +27,7 @@ STREAM_PREFIXES = ("hfids/", "tfds/", "wds/")
 RAW_PREFIXES = ("hfids/", "wds/")  # whose readers can leave an image in the mode of its file
 TORCH_NAMES = ("mnist", "kmnist", "qmnist", "imagenet", "places365", "inaturalist")
 
-
 # Flags that some data sets read and others do not.
-_SAMPLES = ("train_num_samples", "val_num_samples")
 _SPLITS = ("train_split", "val_split", "class_map")
 _COLUMNS = ("input_key", "target_key")
 
@@ -61,12 +59,12 @@ def open_dataset(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[
     bare = args.dataset.removeprefix("torch/")
     name = bare if bare in DATASETS else args.dataset
     if not name.lower().startswith(STREAM_PREFIXES):
-        _refuse(args, _SAMPLES, f"a stream or pasted scenes; of {name} --train-subset takes some")
+        refuse(args, SAMPLES, f"a stream or pasted scenes; of {name} --train-subset takes some")
     if name in DATASETS:
         label = DATASETS[name].label
-        _refuse(args, _SPLITS, f"folders and timm's readers; {label} has splits of its own")
+        refuse(args, _SPLITS, f"folders and timm's readers; {label} has splits of its own")
     if name in (*DATASETS, *FOLDER_NAMES):
-        _refuse(args, _COLUMNS, f"data sets with columns; {name} has none")
+        refuse(args, _COLUMNS, f"data sets with columns; {name} has none")
     if name == "digits":
         return _digits(), DATASETS[name], DATASETS[name].class_names
     if name in DATASETS:
@@ -88,13 +86,6 @@ def open_dataset(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[
     )  # fmt: skip
 
 
-def _refuse(args: Namespace, flags: Sequence[str], why: str) -> None:
-    """Raises ``ValueError`` for a flag that the data set does not read."""
-    for flag in flags:
-        if getattr(args, flag) is not None:
-            raise ValueError(f"{flag_of(flag)} is for {why}.")
-
-
 def open_splits(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[str, ...]]:
     """As :func:`open_dataset`, after ``--val-holdout`` and ``--train-subset``.
 
@@ -103,6 +94,15 @@ def open_splits(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[s
         FileNotFoundError: As there.
     """
     splits, spec, names = open_dataset(args, mode)
+    return choose_images(args, splits), spec, names
+
+
+def choose_images(args: Namespace, splits: Split) -> Split:
+    """What ``--val-holdout`` and ``--train-subset`` leave of a data set's splits to train on.
+
+    Raises:
+        ValueError: If held-out images or the subset cannot be drawn.
+    """
     if args.val_holdout is not None:
         held_out = _draw(splits.train, args.val_holdout, "--val-holdout", keep=1)
         rest = sorted(set(range(len(splits.train))) - set(held_out.indices))
@@ -110,7 +110,7 @@ def open_splits(args: Namespace, mode: str) -> tuple[Split, DatasetInfo, tuple[s
     if args.train_subset is not None:
         subset = _draw(splits.train, args.train_subset, "--train-subset")
         splits = splits._replace(train=subset)
-    return splits, spec, names
+    return splits
 
 
 def _digits() -> Split:

@@ -130,7 +130,6 @@ class BlockParallel:
             self._came, self._left = came, self._left - 1
             yield came
         if self._left:  # some would have been of images alone that cannot be read
-            self._left = 0
             self._say_it_ends()
 
     def _from_previous(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -250,12 +249,12 @@ class BlockParallel:
 
     def _leave(self) -> None:
         """End a loop before its last batch: what the next process expects by then is a message."""
-        self._left = 0
         if not self.is_first:
             self.from_previous.take()
         self._say_it_ends()
 
     def _say_it_ends(self) -> None:
+        self._left = 0
         if not self.is_last:
             self.to_next.put([torch.zeros(1, device=self.device)])  # a batch is more than one
 

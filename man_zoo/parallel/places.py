@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -92,11 +93,15 @@ class Places:
         return values[0]
 
     def gather(self, value: T) -> list[T]:
-        """What each of the processes of this batch has, in order, in all of them."""
+        """What each of the processes of this batch has, in order, in all of them.
+
+        Where there are several, tensors come to the CPU.
+        """
         if self.blocks is None:
             return [value]
         values: list = [None] * self.block_count
-        dist.all_gather_object(values, value, group=self.blocks)
+        # What is pickled on one GPU would be made on that GPU in every process.
+        dist.all_gather_object(values, send_to_device(value, "cpu"), group=self.blocks)
         return values
 
 

@@ -30,17 +30,18 @@ def compare(planner: Planner, k: int, budget: int | None = None) -> dict[str, Ro
     Raises:
         ValueError: For an impossible K, a budget that cannot be met.
     """
-    planned = {"end to end": planner.end_to_end()}
-    if (planner.name, k) in published_cuts(planner.task.name):
-        planned["published cuts"] = planner.cuts(k, "published")
-    planned["even cuts"] = planner.cuts(k, "even")
-    for form in planner.forms:
-        planned[f"planned cuts{f', {form} form' if form else ''}"] = planner.balanced(k, form=form)
-    if budget is not None:
-        planned[f"planned within {in_gib(budget)} GiB"] = planner.within(budget)
     slices = planner.setting.in_slices
-    (whole, plan), *rest = ((f"{name}{slices}", plan) for name, plan in planned.items())
-    return {whole: plan, **meter_alternatives(planner), **dict(rest)}
+    plans: dict[str, Row] = {f"end to end{slices}": planner.end_to_end()}
+    plans |= meter_alternatives(planner)
+    if (planner.name, k) in published_cuts(planner.task.name):
+        plans[f"published cuts{slices}"] = planner.cuts(k, "published")
+    plans[f"even cuts{slices}"] = planner.cuts(k, "even")
+    for form in planner.forms:
+        of_form = f", {form} form" if form else ""
+        plans[f"planned cuts{of_form}{slices}"] = planner.balanced(k, form=form)
+    if budget is not None:
+        plans[f"planned within {in_gib(budget)} GiB{slices}"] = planner.within(budget)
+    return plans
 
 
 def render(plans: dict[str, Row]) -> str:

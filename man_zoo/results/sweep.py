@@ -23,8 +23,7 @@ from tqdm import tqdm
 from ..console import UserError, noted, user_errors
 from ..messages import unknown
 from ..parallel.processes import share_of_cores
-from ..planner import BALANCED
-from ..runs.config import parse_args, read_args, settings
+from ..runs.config import asks_for_a_plan, parse_args, read_args, settings
 from ..runs.folder import ARGS, SUMMARY
 from ..runs.recipes import PACKAGE
 from ..runs.yaml_flags import load_yaml, words_of
@@ -195,7 +194,7 @@ def _read_run(
 def _differ(begun: Namespace, wanted: Namespace) -> bool:
     """Whether settings differ, but for those that a run may have chosen by itself."""
     chosen = {key for key in _OPEN if getattr(wanted, key) is None}
-    if wanted.memory_budget or wanted.cuts == [BALANCED]:
+    if asks_for_a_plan(wanted):
         chosen |= _PLANNED
     return any(
         value != getattr(begun, key) for key, value in settings(wanted).items() if key not in chosen

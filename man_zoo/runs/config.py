@@ -90,6 +90,11 @@ def settings(args: Namespace) -> dict[str, Any]:
     return {key: value for key, value in vars(args).items() if key not in _OF_A_PLACE}
 
 
+def asks_for_a_plan(args: Namespace) -> bool:
+    """Whether the planner chooses the blocks of a run that begins with these flags."""
+    return bool(args.memory_budget) or args.cuts == [BALANCED]
+
+
 def command_line(args: Namespace) -> str:
     """Flags that make the same run again elsewhere: those that differ from the defaults."""
     parser = build_parser()

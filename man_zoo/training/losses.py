@@ -69,8 +69,7 @@ class LossWatch:
 
     def state_dict(self) -> dict[str, Any]:
         """With losses that are still this process's own: a look here would round another sum."""
-        unseen = [(update, losses.cpu()) for update, losses in self.unseen]
-        return {"unseen": unseen, "total": self.total.cpu(), "count": self.count}
+        return {"unseen": self.unseen, "total": self.total, "count": self.count}
 
     def load_state_dict(self, state: dict[str, Any], blocks: int) -> None:
         """Take what a process that knew all losses has saved, for the first ``blocks`` of them."""

@@ -16,8 +16,7 @@ from ..data import LoaderInfo
 from ..local_model import LocalModel
 from ..parallel.agree import agree
 from ..parallel.processes import on_cpu, share_of_cores
-from ..planner import BALANCED
-from ..runs.config import read_args, refuse_changes, save_args
+from ..runs.config import asks_for_a_plan, read_args, refuse_changes, save_args
 from ..runs.folder import ARGS, CHECKPOINTS, SUMMARY, check_links, load_log
 from ..runs.lock import hold
 from ..runs.metadata import save_metadata
@@ -139,7 +138,7 @@ def keep_plan(args: Namespace, model: LocalModel) -> None:
     """
     spec = model.spec
     args.form = spec.momentum.form if spec.momentum else None
-    if args.memory_budget or args.cuts == [BALANCED]:
+    if asks_for_a_plan(args):
         args.memory_budget = None
         args.k, args.cuts = spec.k, list(spec.cuts or ()) or None
         args.recompute = list(spec.recompute or ()) or None

@@ -65,11 +65,7 @@ class EpochSoFar:
             "seconds": self.seconds,
             "record": self.record,
             "bad_images": sorted(self.bad_images),
-            # What is pickled here is read in processes of other devices.
-            "buffers": [
-                {name: buffer.cpu() for name, buffer in _buffers(module).items()}
-                for module in self.modules
-            ],
+            "buffers": [_buffers(module) for module in self.modules],
         }
 
     @torch.no_grad()

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ...console.numbers import height_width
-from ...messages import flag_of
 from ..images import naming, to_mode
 from ..info import DenseRecipe
+from ..unread import refuse
 from .transforms import BoxTarget, evaluation_transform, mask_target, training_transform
 
 # What would part masks and boxes from what they are of, or is not read by these readers.
@@ -43,12 +43,7 @@ def refuse_dense_flags(args: Namespace) -> None:
     Raises:
         ValueError: If there is one.
     """
-    for key in _ONLY_DENSE:
-        if getattr(args, key) is not None:
-            raise ValueError(
-                f"{flag_of(key)} is for segmentation and detection; expected --task with one of "
-                "them."
-            )
+    refuse(args, _ONLY_DENSE, "segmentation and detection; expected --task with one of them")
 
 
 def adapt(recipe: DenseRecipe, args: Namespace) -> DenseRecipe:
@@ -58,12 +53,8 @@ def adapt(recipe: DenseRecipe, args: Namespace) -> DenseRecipe:
         ValueError: For a flag that has no meaning for masks and boxes, and a range that runs
             downwards.
     """
-    for key in _NOT_DENSE:
-        if getattr(args, key) is not None:
-            raise ValueError(
-                f"{flag_of(key)} is for classification; --task {args.task} takes "
-                "--img-size, --full-size, --scale-jitter, --hflip and --color-jitter."
-            )
+    taken = "--img-size, --full-size, --scale-jitter, --hflip and --color-jitter"
+    refuse(args, _NOT_DENSE, f"classification; --task {args.task} takes {taken}")
     if args.in_memory == "on":
         raise ValueError(
             f"--in-memory on cannot hold masks and boxes (--task {args.task}); expected auto or "

@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets import FashionMNIST
 
-from ...messages import flag_of, unknown
+from ...messages import unknown
 from ..info import DatasetInfo
+from ..unread import SAMPLES, refuse
 from .earth import open_earth
 from .folders import open_ade20k, open_cityscapes, open_coco, open_voc
 from .info import DENSE, OF_CLASSIFICATION
@@ -19,7 +20,6 @@ from .pasted import PastedScenes, as_boxes, as_mask
 
 Pictures = list[tuple[Image.Image, int]]
 
-_PASTED = tuple(OF_CLASSIFICATION.values())
 _COUNTS = (2000, 400)  # scenes for training and for validation
 _DIGITS, _FASHION = (1.5, 4.0), (0.75, 1.5)  # enlargement of 8 and of 28 pixels
 _FOLDERS: dict[str, Callable[[Namespace], tuple[Any, Any]]] = {
@@ -61,11 +61,8 @@ def _open(
     args: Namespace, name: str, spec: DatasetInfo, digits: Callable[[], Any]
 ) -> tuple[Any, Any]:
     assert spec.dense is not None
-    for key in ("train_num_samples", "val_num_samples"):
-        if getattr(args, key) is not None and name not in _PASTED:
-            raise ValueError(
-                f"{flag_of(key)} is for pasted scenes; of {name} --train-subset takes some."
-            )
+    if name not in OF_CLASSIFICATION.values():
+        refuse(args, SAMPLES, f"pasted scenes; of {name} --train-subset takes some")
     if name in _FOLDERS:
         return _FOLDERS[name](args)
     if name == "earth":
